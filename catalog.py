@@ -1,0 +1,509 @@
+"""The file to read first: what modelkiln writes down, what it calls things, and where they lie.
+
+    images -> training -> model + card -> export -> variants + cards -> benchmarks -> report -> serving
+
+Four records pass between the rooms. A `Recipe` decides a training run. A `Card` says what came of it and a
+`VariantCard` what one conversion of it came to; both are `card.json` beside the files they vouch for. A `Measurement`
+is one row of a report. `Store` is the folder they lie in, `plugin_names` and `plugin` the look-up of what can be
+plugged in: a model, data set, transform or format is one file in its folder, and the file's name is its name.
+
+Everything here runs on the standard library, so that serving and reports start without a framework.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import gzip
+import hashlib
+import importlib
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import time
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+ROOT = Path(__file__).resolve().parent
+CARD = "card.json"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+class KilnError(Exception):
+    """A mistake the user can mend: one message saying what was given, what is allowed and what to run."""
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run, together with the data set and the seed.
+
+    `expects` is the top-1 accuracy in percent on the data set and hardware named in `where`, reached in `minutes`;
+    `source` says who says so. None of these three changes the run.
+    """
+
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    learning_rate: float = 1e-3  # the peak, where the schedule has one
+    schedule: Literal["constant", "cosine", "onecycle", "step"] = "constant"
+    warmup_epochs: float = 0.0
+    epochs: int = 10
+    batch_size: int = 32
+    momentum: float = 0.9  # SGD (Nesterov) only
+    weight_decay: float = 0.0  # decoupled; never on biases or BatchNorm
+    label_smoothing: float = 0.0
+    dropout: float = 0.0  # only in networks that have dropout layers
+    augment: Literal["none", "basic", "advanced"] = "none"
+    cutout: int = 0  # side of the erased square in pixels
+    mixup: float = 0.0  # alpha of the Beta distribution
+    cutmix: float = 0.0  # alpha of the Beta distribution
+    average: float = 0.0  # momentum of the exponential moving average of the weights; 0 is none
+    class_weights: bool = False  # inverse to the class frequencies
+    stem: str = "default"  # the network's own word for how it meets small images
+    weights: Literal["none", "imagenet"] = "none"
+    frozen_layers: int = 0  # of an ImageNet-initialised network, counted from the input
+    mixed_precision: bool = False  # bfloat16 compute where the device gains from it
+    flip_at_test: bool = False  # averages the prediction with that of the mirrored image
+    validation: float = 0.1  # share of the training split that is held out
+    teacher: str = ""  # a trained model in the store to distil from
+    distill_weight: float = 0.7  # share of the teacher's soft labels in the loss
+    temperature: float = 4.0  # of the softened probabilities
+    expects: float | None = None
+    where: str = ""
+    minutes: float | None = None
+    source: str = ""
+
+    def decisive(self) -> dict[str, Any]:
+        """The fields that change the weights: a run may be resumed only with the same ones."""
+        told = {"expects", "where", "minutes", "source"}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in told}
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a card needs to know of its data: `sha256` is of all pixels and labels, in order."""
+
+    name: str
+    sha256: str
+    classes: list[str]
+    height: int
+    width: int
+    train_images: int
+    validation_images: int
+    test_images: int
+    root: str = ""  # of a `folder` data set, as it was given
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 accuracy with its Wilson 95% interval, all in percent."""
+
+    correct: int
+    images: int
+    top1: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, correct: int, images: int) -> Accuracy:
+        """Counts to percentages; Wilson (1927), which stays inside 0..100 and holds near both ends."""
+        if images < 1 or not 0 <= correct <= images:
+            raise ValueError(f"{correct} correct of {images} images")
+        z, p = 1.959964, correct / images
+        scale = 1 + z * z / images
+        centre = (p + z * z / (2 * images)) / scale
+        half = z * math.sqrt(p * (1 - p) / images + z * z / (4 * images * images)) / scale
+        low, high = max(0.0, centre - half), min(1.0, centre + half)
+        return cls(correct, images, round(100 * p, 4), round(100 * low, 4), round(100 * high, 4))
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a variant strays from its float Keras parent on the same images.
+
+    `max_abs_diff` is the largest difference of one probability, `top1_agreement` a share in 0..1; both are the worst
+    over `batch_sizes`.
+    """
+
+    images: int
+    batch_sizes: list[int]
+    max_abs_diff: float
+    mean_abs_diff: float
+    top1_agreement: float
+    floor_max_abs_diff: float | None  # None: not asked of this precision
+    floor_top1_agreement: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether both floors are kept."""
+        near = self.floor_max_abs_diff is None or self.max_abs_diff <= self.floor_max_abs_diff
+        return near and self.top1_agreement >= self.floor_top1_agreement
+
+
+@dataclass(frozen=True)
+class Card:
+    """A trained network: `card.json` beside `model.keras`. `files` maps each file's name to its sha256."""
+
+    model: str
+    architecture: str
+    recipe_name: str
+    recipe: dict[str, Any]
+    seed: int
+    dataset: DatasetInfo
+    accuracy: Accuracy  # on the whole test split
+    train_top1: float  # percent, running average over the last epoch
+    parameters: int
+    macs: int  # multiply-accumulates of convolutions and dense layers for one image
+    weights_sha256: str
+    train_seconds: float
+    device: str
+    versions: dict[str, str]
+    commit: str
+    command: str
+    created: str
+    files: dict[str, str]
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model in one form: model x transform x precision x format. `version` names it everywhere."""
+
+    model: str
+    format: str
+    precision: str = "fp32"
+    transform: str = ""  # "" is the network as trained
+
+    @property
+    def version(self) -> str:
+        """Folder name, V2 version and word in reports: `prune80-onnx-int8`, `onnx-fp32`."""
+        return "-".join(part for part in (self.transform, self.format, self.precision) if part)
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.version}"
+
+
+@dataclass(frozen=True)
+class VariantCard:
+    """One conversion and its proof: `card.json` beside the converted file.
+
+    `status` is `ok`, `below-floor` (it runs, but strays too far from its parent) or `failed` (there is no file, and
+    `reason` says why). Only `ok` is offered to serving; all three keep their row in the report.
+    """
+
+    variant: Variant
+    status: Literal["ok", "below-floor", "failed"]
+    reason: str
+    parent_sha256: str  # the parent card's weights_sha256
+    dataset: DatasetInfo
+    file: str  # the one to give to the format's load(); "" if failed
+    size_bytes: int
+    gzip_bytes: int
+    parity: Parity | None
+    accuracy: Accuracy | None
+    settings: dict[str, Any]  # what the converter was told: opset, calibration …
+    operators: dict[str, int]  # of the graph that runs, by operator name
+    seconds: float
+    versions: dict[str, str]
+    commit: str
+    command: str
+    created: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of a report. Times are milliseconds; a `failed` row has a reason and no figures.
+
+    `sizes` and `gzip` are bytes of the exported file. SingleStream is one image after another, Offline the best
+    throughput over the batch sizes tried (MLPerf's scenarios).
+    """
+
+    variant: Variant
+    status: Literal["ok", "below-floor", "failed"]
+    reason: str = ""
+    parent_sha256: str = ""
+    accuracy: Accuracy | None = None
+    size_bytes: int | None = None
+    gzip_bytes: int | None = None
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    offline_batch: int | None = None
+    images_per_s: float | None = None  # Offline, at `offline_batch`
+    images_per_s_at: dict[str, float] = field(default_factory=dict)  # batch size -> median images/s
+    threads: int = 0
+    peak_rss_bytes: int | None = None
+
+
+# --- records as JSON -------------------------------------------------------------------------------------------------
+
+R = typing.TypeVar("R")
+
+
+def to_json(record: Any) -> str:
+    """A record as indented JSON, its fields in the order of their definition."""
+    return json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False) + "\n"
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def from_json(cls: type[R], data: Any) -> R:
+    """The record that `to_json` wrote.
+
+    Raises:
+        ValueError: A field is missing, unknown, or of another type than the record declares.
+    """
+    decoded = _decode(cls, data, cls.__name__)
+    assert isinstance(decoded, cls)
+    return decoded
+
+
+def _decode(kind: Any, value: Any, at: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _decode_record(kind, value, at)
+    if type(None) in arguments:  # X | None
+        return None if value is None else _decode(next(a for a in arguments if a is not type(None)), value, at)
+    if origin is Literal:
+        if value in arguments:
+            return value
+    elif origin is dict and isinstance(value, dict):
+        return {str(key): _decode(arguments[1], item, f"{at}.{key}") for key, item in value.items()}
+    elif origin is list and isinstance(value, list):
+        return [_decode(arguments[0], item, f"{at}[{i}]") for i, item in enumerate(value)]
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(kind, type) and type(value) is kind:
+        return value
+    raise ValueError(f"{at} is {value!r:.60}, not {getattr(kind, '__name__', kind)}")
+
+
+def _decode_record(kind: type, value: Any, at: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{at} is {value!r:.60}, not an object")
+    hints, fields = _hints(kind), {f.name: f for f in dataclasses.fields(kind)}
+    if unknown := sorted(set(value) - set(fields)):
+        raise ValueError(f"{at} has the unknown field {unknown[0]!r}")
+    needed = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+    if missing := sorted(needed - set(value)):
+        raise ValueError(f"{at} lacks the field {missing[0]!r}")
+    return kind(**{name: _decode(hints[name], item, f"{at}.{name}") for name, item in value.items()})
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def gzip_bytes_of(path: Path) -> int:
+    """Size of the file after gzip at level 9: what unstructured sparsity and clustering save on the wire."""
+    return len(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0))
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Writes all of it or nothing: a temporary name beside `path`, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def staged_folder(final: Path) -> Iterator[Path]:
+    """An empty folder beside `final` that takes its place when the block ends well, and vanishes when it does not."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staged = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    retired = final.with_name(f".{final.name}.{os.getpid()}.old")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    try:
+        yield staged
+        for file in staged.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        if final.exists():
+            final.rename(retired)
+        staged.rename(final)
+        _sync_folder(final.parent)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def now() -> str:
+    """UTC in ISO 8601 to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def commit() -> str:
+    """The checkout's commit, `+` behind it when files differ from it, or `unknown` outside a checkout."""
+    try:
+        run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True, timeout=10)
+        head = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        return head + ("+" if run(["git", "status", "--porcelain", "-uno"]).stdout.strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of the named distributions; those that are not installed are left out."""
+    from importlib import metadata
+
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# --- the store -------------------------------------------------------------------------------------------------------
+
+
+def valid_name(name: str) -> bool:
+    """Whether a model or version may be called this: no separators, no leading dot, 64 characters at most."""
+    return _NAME.fullmatch(name) is not None
+
+
+class Store:
+    """Trained models and their variants on disk.
+
+    <root>/<model>/{card.json, model.keras, history.csv, plots/}
+    <root>/<model>/variants/<version>/{card.json, model.<suffix>}
+    """
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        """Opens `root`; without one, the folder `MODELKILN_STORE` names, or `artifacts` in the checkout."""
+        self.root = Path(root or os.environ.get("MODELKILN_STORE") or ROOT / "artifacts")
+
+    def model_dir(self, model: str) -> Path:
+        """Folder of a model, whether or not it exists.
+
+        Raises:
+            KilnError: The name could not be a folder's.
+        """
+        if not valid_name(model):
+            raise KilnError(f"{model[:80]!r} cannot name a model: small letters, digits, '_', '-' and '.', 64 at most")
+        return self.root / model
+
+    def variant_dir(self, variant: Variant) -> Path:
+        """Folder of a variant, whether or not it exists."""
+        return self.model_dir(variant.model) / "variants" / variant.version
+
+    def models(self) -> list[str]:
+        """Names of the models that have a card, sorted."""
+        return sorted(path.parent.name for path in self.root.glob(f"*/{CARD}") if valid_name(path.parent.name))
+
+    def card(self, model: str) -> Card:
+        """A trained model's card.
+
+        Raises:
+            KilnError: There is no such model, or its card cannot be read.
+        """
+        path = self.model_dir(model) / CARD
+        if not path.is_file():
+            known = ", ".join(self.models()) or "none yet"
+            raise KilnError(
+                f"no trained model {model!r} in {self.root} (there: {known}); run: python -m training {model}"
+            )
+        return read_card(Card, path)
+
+    def variants(self, model: str) -> list[VariantCard]:
+        """Cards of all variants of a model, failed ones too, sorted by version."""
+        folder = self.model_dir(model) / "variants"
+        cards = [read_card(VariantCard, path) for path in sorted(folder.glob(f"*/{CARD}"))]
+        return [card for card in cards if not card.variant.version.startswith(".")]
+
+    def verify(self, folder: Path, files: dict[str, str], extra_allowed: bool = False) -> None:
+        """Compares a folder with what its card vouches for.
+
+        Raises:
+            KilnError: A file is missing, altered, not vouched for, or a link; the message names it.
+        """
+        for name, digest in files.items():
+            path = folder / name
+            if path.is_symlink() or (path.exists() and path.stat().st_nlink > 1):
+                raise KilnError(f"{path} is a link; a model's files must be plain files. Export it again with --force")
+            if not path.is_file():
+                raise KilnError(f"{path} is missing, though {CARD} beside it names it. Make it again with --force")
+            if sha256_of(path) != digest:
+                raise KilnError(f"{path} is corrupt: its sha256 is not the one in {CARD}. Make it again with --force")
+        if not extra_allowed:
+            present = {path.name for path in folder.iterdir()} - {CARD, *files}
+            if present:
+                raise KilnError(
+                    f"{folder / sorted(present)[0]} does not belong there: {CARD} does not name it. Remove it"
+                )
+
+
+def read_card(kind: type[R], path: Path) -> R:
+    """A card from its file.
+
+    Raises:
+        KilnError: The file is not a card; the message names the file and the field.
+    """
+    try:
+        return from_json(kind, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise KilnError(f"{path} cannot be read as a card: {error}") from error
+
+
+# --- plug-ins --------------------------------------------------------------------------------------------------------
+
+
+def plugin_names(package: str) -> list[str]:
+    """What a plug-in folder holds, without importing any of it: `plugin_names("training.models")`."""
+    folder = ROOT.joinpath(*package.split("."))
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def plugin(package: str, name: str) -> ModuleType:
+    """Imports one plug-in by its name.
+
+    Raises:
+        KilnError: There is no such file; the message lists those there are.
+    """
+    known = plugin_names(package)
+    if name not in known:
+        noun = package.rpartition(".")[2].removesuffix("s").replace("data", "data set")
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise KilnError(f"no {noun} {name[:80]!r}{hint} There are: {', '.join(known)}")
+    return importlib.import_module(f"{package}.{name}")

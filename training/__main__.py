@@ -1,0 +1,166 @@
+"""`python -m training MODEL`: trains one network; `all` trains the family; `list` says what there is."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import rich.table
+import typer
+
+import catalog
+import console
+from catalog import Card, KilnError, Recipe, Store
+
+if TYPE_CHECKING:
+    from training.loop import Job
+
+app = console.app("Trains small image classifiers. `python -m training lenet --dataset cifar10 --recipe report`")
+
+StoreOption = Annotated[Path | None, typer.Option(help="where models are kept [MODELKILN_STORE or artifacts]")]
+DatasetOption = Annotated[str, typer.Option("--dataset", "-d", help="a file of training/data")]
+RootOption = Annotated[Path | None, typer.Option(help="the data set's folder; `folder` needs it")]
+RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="one of the recipes beside the model")]
+ForceOption = Annotated[bool, typer.Option("--force", help="start over, replacing what is there")]
+
+
+@app.command("train")
+def train(
+    model: Annotated[str, typer.Argument(help="a file of training/models; `list` shows them")],
+    dataset: DatasetOption = "cifar10",
+    root: RootOption = None,
+    recipe: RecipeOption = "report",
+    name: Annotated[str, typer.Option(help="what to call it in the store [the model's name]")] = "",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="overrides the recipe")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="overrides the recipe")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="overrides the recipe")] = None,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="time between checkpoints")] = 60.0,
+    store: StoreOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Trains one network (the word `train` may be left out)."""
+    from training import data
+    from training.loop import Interrupted, Job
+
+    overrides = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
+    chosen = dataclasses.replace(_recipe(model, recipe), **given)
+    opened = Store(store)
+    loaded = data.load(dataset, root=root, validation=chosen.validation)
+    job = Job(name or model, model, recipe, chosen, loaded, seed, opened, checkpoint_seconds)
+    if force:
+        _start_over(job)
+    elif (card := _done(job)) is not None:
+        console.out.print(f"{job.model} is done: {_told(card)}. To train it again: --force", highlight=False)
+        return
+    try:
+        card = _run(job)
+    except Interrupted as stop:
+        again = shlex.join(["python", "-m", "training", *(a for a in sys.argv[1:] if a != "--force")])
+        console.err.print(f"stopped and saved. To go on: {again}", style="yellow", highlight=False)
+        raise typer.Exit(130) from stop
+    console.out.print(f"{job.model}: {_told(card)}; in {job.folder}", highlight=False, soft_wrap=True)
+
+
+@app.command("all")
+def train_all(
+    dataset: DatasetOption = "cifar10",
+    root: RootOption = None,
+    recipe: RecipeOption = "report",
+    models: Annotated[str, typer.Option(help="comma-separated [all of training/models]")] = "",
+    store: StoreOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Trains every network, one process each; one failure does not stop the others."""
+    names = models.split(",") if models else catalog.plugin_names("training.models")
+    for name in names:
+        _recipe(name, recipe)
+    failed = []
+    for name in names:
+        command = [sys.executable, "-m", "training", name, "--dataset", dataset, "--recipe", recipe]
+        command += ["--root", str(root)] if root else []
+        command += ["--store", str(store)] if store else []
+        status = subprocess.run([*command, *(["--force"] if force else [])], cwd=catalog.ROOT).returncode
+        if status == 130:
+            raise typer.Exit(130)
+        failed += [name] if status else []
+    if failed:
+        raise KilnError(f"{len(failed)} of {len(names)} models failed: {', '.join(failed)} (each said why above)")
+
+
+@app.command("list")
+def list_models() -> None:
+    """Networks, recipes, and what each recipe expects."""
+    table = rich.table.Table("model", "recipe", "optimizer", "epochs", "expects", "from")
+    for name in catalog.plugin_names("training.models"):
+        for recipe_name, recipe in catalog.plugin("training.models", name).RECIPES.items():
+            expects = f"{recipe.expects:g}% on {recipe.where}" if recipe.expects else ""
+            table.add_row(name, recipe_name, recipe.optimizer, str(recipe.epochs), expects, recipe.source)
+    console.out.print(table)
+
+
+def _recipe(model: str, name: str) -> Recipe:
+    """A model's recipe by name.
+
+    Raises:
+        KilnError: No such model or recipe; the message lists those there are.
+    """
+    recipes: dict[str, Recipe] = catalog.plugin("training.models", model).RECIPES
+    if name not in recipes:
+        raise KilnError(f"{model} has no recipe {name!r}; it has: {', '.join(recipes)}")
+    return recipes[name]
+
+
+def _run(job: Job) -> Card:
+    from training.complete import complete
+    from training.checkpoint import Checkpoints
+    from training.loop import train
+
+    trained = train(job)
+    command = shlex.join(["python", "-m", "training", *sys.argv[1:]])
+    card = complete(job, trained, command)
+    Checkpoints(job.folder / "checkpoints").clear()
+    return card
+
+
+def _done(job: Job) -> Card | None:
+    """The card of this very job, if it is done.
+
+    Raises:
+        KilnError: Something else is kept under this name.
+    """
+    if not (job.folder / catalog.CARD).is_file():
+        return None
+    card = job.store.card(job.model)
+    same = {"architecture": card.architecture, "dataset": card.dataset.sha256, "seed": card.seed, **card.recipe}
+    if same == job.identity:
+        job.store.verify(job.folder, card.files, extra_allowed=True)
+        return card
+    raise KilnError(
+        f"{job.folder} holds {_told(card)}, trained otherwise. Keep both with --name, or replace it with --force"
+    )
+
+
+def _start_over(job: Job) -> None:
+    """Forgets the card and the checkpoints; files stay until the new ones replace them."""
+    from training.checkpoint import Checkpoints
+
+    (job.folder / catalog.CARD).unlink(missing_ok=True)
+    Checkpoints(job.folder / "checkpoints").clear()
+
+
+def _told(card: Card) -> str:
+    a = card.accuracy
+    return (
+        f"{card.architecture} by recipe {card.recipe_name} on {card.dataset.name}: {a.top1:.2f}% of {a.images:,} test "
+        f"images (95% interval {a.low:.2f} to {a.high:.2f}), {card.train_seconds:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    console.run(app)

@@ -1,0 +1,87 @@
+"""Checkpoints: the whole state of a run in one folder, written atomically, hashed, the last two kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catalog import KilnError, from_json, sha256_of, staged_folder, write_atomic
+
+KEEP = 2
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands: `step` steps of epoch `epoch` (counted from 0) are done. `run` identifies what is trained."""
+
+    run: dict[str, Any]
+    epoch: int
+    step: int
+    sums: dict[str, float] = field(default_factory=dict)  # of the epoch so far: images, loss, accuracy
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    arrays_sha256: str = ""
+
+
+class Checkpoints:
+    """The checkpoints of one run in `<folder>/e<epoch>-s<step>/{state.npz, state.json}`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Looks into `folder`, which need not exist."""
+        self.folder = folder
+
+    def _all(self) -> list[Path]:
+        return sorted(self.folder.glob("e*-s*"))
+
+    def save(self, state: State, arrays: list[np.ndarray[Any, Any]]) -> None:
+        """Writes one checkpoint and drops those before the last two.
+
+        Raises:
+            FloatingPointError: An array is not finite; nothing is written.
+        """
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise FloatingPointError
+        target = self.folder / f"e{state.epoch:05d}-s{state.step:08d}"
+        with staged_folder(target) as folder:
+            np.savez(folder / "state.npz", *arrays, allow_pickle=False)
+            digest = sha256_of(folder / "state.npz")
+            write_atomic(folder / "state.json", json.dumps({**asdict(state), "arrays_sha256": digest}))
+        for old in self._all()[:-KEEP]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def newest(self, warn: Any) -> tuple[State, list[np.ndarray[Any, Any]]] | None:
+        """The last whole checkpoint; `warn(message)` is told of each damaged one that was passed over."""
+        for folder in reversed(self._all()):
+            try:
+                state = from_json(State, json.loads((folder / "state.json").read_text()))
+                if sha256_of(folder / "state.npz") != state.arrays_sha256:
+                    raise ValueError("its sha256 is not the recorded one")
+                with np.load(folder / "state.npz", allow_pickle=False) as stored:
+                    return state, [stored[name] for name in stored.files]
+            except (OSError, ValueError) as error:
+                warn(f"checkpoint {folder.name} is damaged ({error}); going back to the one before it")
+        return None
+
+    def clear(self) -> None:
+        """Removes all of them."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def same_run(state: State, run: dict[str, Any], model: str) -> None:
+    """Refuses to go on with a run that was started differently.
+
+    Raises:
+        KilnError: Names what differs, and the ways out.
+    """
+    differing = sorted(key for key in run.keys() | state.run.keys() if run.get(key) != state.run.get(key))
+    if differing:
+        told = "; ".join(f"{key} was {state.run.get(key)!r}, is {run.get(key)!r}" for key in differing[:4])
+        raise KilnError(
+            f"{model} has an unfinished run with another recipe ({told}). Go on with the old recipe, give the new run "
+            "another --name, or start over with --force"
+        )

@@ -1,0 +1,96 @@
+"""What a finished run leaves behind: the saved model, its accuracy on the test split, plots, and the card, last."""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import catalog
+from catalog import Accuracy, Card, sha256_of, to_json, write_atomic
+from training import evaluation, network
+from training.loop import PREDICT_BATCH, Job, Trained
+
+MODEL_FILE = "model.keras"
+
+
+def complete(job: Job, trained: Trained, command: str) -> Card:
+    """Saves and evaluates a trained network; the card comes last, so a folder with a card is whole.
+
+    Raises:
+        RuntimeError: The file that was saved does not predict what the trained network predicts.
+    """
+    keras, data = trained.keras, job.dataset
+    keras.mixed_precision.set_global_policy("float32")
+    shape, classes = data.x_test.shape[1:], len(data.classes)
+    plain = network.build(keras, job.architecture, shape, classes, job.recipe)
+    plain.set_weights(trained.model.get_weights())
+    saved = network.with_probabilities(keras, plain, flip=job.recipe.flip_at_test)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / catalog.CARD).unlink(missing_ok=True)
+    file = _save(keras, saved, job.folder / MODEL_FILE)
+    probabilities = np.asarray(file.predict(data.x_test, batch_size=PREDICT_BATCH, verbose=0))
+    if not np.allclose(probabilities[:64], np.asarray(saved.predict(data.x_test[:64], verbose=0)), atol=1e-5):
+        raise RuntimeError(f"{MODEL_FILE} predicts otherwise than the network it was saved from")
+    correct = int((probabilities.argmax(axis=1) == data.y_test).sum())
+    write_atomic(job.folder / "history.csv", _csv(trained.history))
+    evaluation.write_plots(job.folder / "plots", trained.history, data, probabilities, job.model)
+    card = Card(
+        model=job.model,
+        architecture=job.architecture,
+        recipe_name=job.recipe_name,
+        recipe=job.recipe.decisive(),
+        seed=job.seed,
+        dataset=data.info,
+        accuracy=Accuracy.of(correct, len(probabilities)),
+        train_top1=round(100 * trained.history[-1]["accuracy"], 4),
+        parameters=plain.count_params(),
+        macs=network.macs(plain) * (2 if job.recipe.flip_at_test else 1),
+        weights_sha256=network.weights_sha256(plain),
+        train_seconds=round(trained.seconds, 1),
+        device=device(keras),
+        versions={"python": platform.python_version(), **catalog.versions("keras", keras.backend.backend(), "numpy")},
+        commit=catalog.commit(),
+        command=command,
+        created=catalog.now(),
+        files={name: sha256_of(job.folder / name) for name in (MODEL_FILE, "history.csv")},
+        notes="test-time flip: every prediction is the mean over the image and its mirror image"
+        if job.recipe.flip_at_test
+        else "",
+    )
+    write_atomic(job.folder / catalog.CARD, to_json(card))
+    return card
+
+
+def _save(keras: Any, model: Any, path: Path) -> Any:
+    """Writes `model` whole or not at all, and reads it back: what is measured is the file."""
+    temporary = path.with_name(f".writing.{path.name}")
+    model.save(temporary)
+    write_atomic(path, temporary.read_bytes())
+    temporary.unlink()
+    return keras.models.load_model(path, compile=False)
+
+
+def _csv(history: list[dict[str, float]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "epoch": int(row["epoch"])} for row in history)
+    return text.getvalue()
+
+
+def device(keras: Any) -> str:
+    """What the run ran on: processor and cores, and the accelerator where there is one."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = f"{names[0]}, {len(names)} cores" if names else model
+    accelerators = [d for d in keras.distribution.list_devices() if not d.lower().startswith("cpu")]
+    return ", ".join([model, *accelerators])

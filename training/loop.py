@@ -1,0 +1,350 @@
+"""One training run, from a recipe to a card, that may be killed at any step and goes on to the same weights.
+
+An epoch's images are drawn, augmented and shuffled by NumPy as whole arrays from (seed, epoch) alone, in a thread,
+while the epoch before trains; Keras' own `fit` then runs over them. So nothing but the weights, the optimizer's state
+and the position needs to be in a checkpoint, `fit` runs at its own speed, and both backends see the same images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich.progress
+
+import console
+from catalog import KilnError, Recipe, Store
+from training import network, optimize
+from training.augment import augment
+from training.checkpoint import Checkpoints, State, same_run
+from training.data import Dataset
+
+STEPS_A_CALL = 8  # compiled into one call on small networks; also how long an interrupt may wait
+PREDICT_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides a run's weights, and where it is written."""
+
+    model: str  # its name in the store
+    architecture: str
+    recipe_name: str
+    recipe: Recipe
+    dataset: Dataset
+    seed: int
+    store: Store
+    checkpoint_seconds: float = 60.0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint or card must share with this job to be its own."""
+        return {
+            "architecture": self.architecture,
+            "dataset": self.dataset.sha256,
+            "seed": self.seed,
+            **self.recipe.decisive(),
+        }
+
+    @property
+    def folder(self) -> Path:
+        """Where the model's files go."""
+        return self.store.model_dir(self.model)
+
+
+class Interrupted(Exception):
+    """The user stopped the run; it is saved."""
+
+
+class Diverged(KilnError):
+    """The loss or a weight is no longer finite."""
+
+
+def keras_namespace(mixed_precision: bool = False) -> Any:
+    """Keras on the backend `KERAS_BACKEND` names, set to give the same result for the same seed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
+    with console.without_banners():
+        import keras
+
+    keras.mixed_precision.set_global_policy("mixed_bfloat16" if mixed_precision and _on_gpu(keras) else "float32")
+    return keras
+
+
+def _on_gpu(keras: Any) -> bool:
+    return any("gpu" in device.lower() or "cuda" in device.lower() for device in keras.distribution.list_devices())
+
+
+@dataclass
+class Trained:
+    """What a finished run hands on: the logits model with its final weights, and how it went."""
+
+    keras: Any
+    model: Any
+    history: list[dict[str, float]]
+    seconds: float
+
+
+def train(job: Job, labels: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None) -> Trained:
+    """Trains to the last epoch, going on from the newest whole checkpoint if there is one.
+
+    Args:
+        job: What to train.
+        labels: The teacher's softened probabilities for uint8 images, where the recipe has a teacher.
+
+    Raises:
+        Diverged: The loss became NaN or infinite; the last good checkpoint stays.
+        Interrupted: SIGINT or SIGTERM came; the run stopped at a step boundary and is saved.
+        KilnError: There is an unfinished run with another recipe.
+    """
+    checkpoints = Checkpoints(job.folder / "checkpoints")
+    found = checkpoints.newest(lambda message: console.err.print(f"{job.model}: {message}", style="yellow"))
+    if found:
+        same_run(found[0], job.identity, job.model)
+    keras = keras_namespace(job.recipe.mixed_precision)
+    keras.utils.set_random_seed(job.seed)
+    shape = job.dataset.x_train.shape[1:]
+    model = network.build(keras, job.architecture, shape, len(job.dataset.classes), job.recipe)
+    steps = math.ceil(len(job.dataset.x_train) / job.recipe.batch_size)
+    optimizer = optimize.optimizer(keras, job.recipe, steps)
+    model.compile(
+        optimizer=optimizer,
+        loss=optimize.loss(keras, job.recipe, len(job.dataset.classes)),
+        metrics=[_top1(keras, len(job.dataset.classes))],
+        jit_compile=_on_gpu(keras) or keras.backend.backend() == "jax",
+        steps_per_execution=STEPS_A_CALL if model.count_params() < 1_000_000 else 1,
+    )
+    optimizer.build(model.trainable_variables)
+    run = _Run(job, model, optimizer, checkpoints, steps, labels)
+    if found:
+        run.restore(*found)
+        console.err.print(f"{job.model}: going on from epoch {run.state.epoch + 1}, step {run.state.step}")
+    with _stopping(run), run.bar:
+        run.epochs()
+    run.finish()
+    return Trained(keras, model, run.state.history, run.state.seconds)
+
+
+def _top1(keras: Any, classes: int) -> Any:
+    """Accuracy against the true labels, also where the teacher's stand behind them or labels are mixed."""
+
+    def accuracy(y: Any, logits: Any) -> Any:
+        return keras.ops.equal(keras.ops.argmax(y[:, :classes], axis=-1), keras.ops.argmax(logits, axis=-1))
+
+    return accuracy
+
+
+@contextmanager
+def _stopping(run: _Run) -> Iterator[None]:
+    """Turns SIGINT and SIGTERM into a stop at the next step boundary; a second one is not caught."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, _: Any) -> None:
+        run.stop_asked = True
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+class _Run:
+    """The loop's moving parts: position, sums of the running epoch, the clock."""
+
+    def __init__(self, job: Job, model: Any, optimizer: Any, checkpoints: Checkpoints, steps: int, labels: Any) -> None:
+        self.job, self.model, self.optimizer, self.checkpoints = job, model, optimizer, checkpoints
+        self.steps, self.labels = steps, labels
+        self.state = State(job.identity, epoch=0, step=0)
+        self.stop_asked = False
+        self.saved_at = self.begun = time.monotonic()
+        self.bar = console.progress(rich.progress.TextColumn("{task.fields[figures]}"))
+        self.task = self.bar.add_task(job.model, total=job.recipe.epochs * steps, figures="")
+        frequency = np.bincount(job.dataset.y_train, minlength=len(job.dataset.classes))
+        weight = len(job.dataset.y_train) / (len(frequency) * np.maximum(frequency, 1))
+        self.class_weight = weight.astype(np.float32) if job.recipe.class_weights else None
+
+    # -- state
+
+    def variables(self) -> list[Any]:
+        return [*self.model.variables, *self.optimizer.variables]
+
+    def restore(self, state: State, arrays: list[np.ndarray[Any, Any]]) -> None:
+        variables = [v for v in self.variables() if _numeric(v)]
+        if [tuple(v.shape) for v in variables] != [array.shape for array in arrays]:
+            raise KilnError(f"{self.job.model}: its checkpoint is of another network; start over with --force")
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+        self.state = state
+        self.begun = time.monotonic() - state.seconds
+
+    def save(self) -> None:
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()  # on JAX the weights live inside fit() until they are asked for
+        self.state = dataclasses.replace(self.state, seconds=time.monotonic() - self.begun)
+        try:
+            self.checkpoints.save(self.state, [np.asarray(v.value) for v in self.variables() if _numeric(v)])
+        except FloatingPointError as error:
+            raise self.diverged("a weight") from error
+        self.saved_at = time.monotonic()
+
+    def diverged(self, what: str) -> Diverged:
+        return Diverged(
+            f"{self.job.model}: {what} is NaN or infinite in epoch {self.state.epoch + 1}. The last good checkpoint is "
+            "kept; lower --learning-rate and start over with --force"
+        )
+
+    # -- epochs
+
+    def epochs(self) -> None:
+        """All epochs that are left, each drawn while the one before trains."""
+        first, last = self.state.epoch, self.job.recipe.epochs
+        with ThreadPoolExecutor(1, thread_name_prefix="augment") as pool:
+            upcoming = _next(pool, self.draw, first, last)
+            for epoch in range(first, last):
+                arrays, upcoming = upcoming.result(), _next(pool, self.draw, epoch + 1, last)
+                self.epoch(*arrays)
+
+    def draw(self, epoch: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+        """One epoch's images, targets and sample weights, shuffled and augmented: a function of (seed, epoch)."""
+        data, classes = self.job.dataset, len(self.job.dataset.classes)
+        rng = np.random.default_rng([self.job.seed, epoch])
+        order = rng.permutation(len(data.x_train))
+        y = data.y_train[order]
+        weight = self.class_weight[y] if self.class_weight is not None else None
+        x, targets = augment(self.job.recipe, data.x_train[order], np.eye(classes, dtype=np.float32)[y], rng)
+        if self.labels is not None:
+            targets = np.concatenate([targets, self.labels(x)], axis=1)
+        return x, targets, weight
+
+    def epoch(self, x: Any, y: Any, weight: Any) -> None:
+        """Trains what is left of the current epoch, measures it and opens the next."""
+        begun, done = time.monotonic(), self.state.step * self.job.recipe.batch_size
+        sums = dict(self.state.sums) or {"images": 0.0, "loss": 0.0, "accuracy": 0.0}
+        if done < len(x):
+            self.model.fit(
+                x[done:],
+                y[done:],
+                sample_weight=None if weight is None else weight[done:],
+                batch_size=self.job.recipe.batch_size,
+                epochs=1,
+                shuffle=False,
+                verbose=0,
+                callbacks=[self.watcher(self.state.step, sums, len(x))],
+            )
+        seconds = time.monotonic() - begun
+        row = {
+            "epoch": self.state.epoch + 1,
+            "loss": self.state.sums["loss"] / self.state.sums["images"],
+            "accuracy": self.state.sums["accuracy"] / self.state.sums["images"],
+            **self.validate(),
+            "learning_rate": float(np.asarray(self.optimizer.learning_rate)),
+            "images_per_s": (len(x) - done) / max(seconds, 1e-9),
+            "seconds": seconds,
+        }
+        history = [*self.state.history, {key: round(value, 6) for key, value in row.items()}]
+        self.state = State(self.state.run, self.state.epoch + 1, 0, {}, history, self.state.seconds)
+        if (
+            self.state.epoch == self.job.recipe.epochs
+            or time.monotonic() - self.saved_at >= self.job.checkpoint_seconds
+        ):
+            self.save()
+
+    def watcher(self, first: int, before: dict[str, float], images: int) -> Any:
+        """The callback that counts steps, moves the bar, guards the loss, saves and stops."""
+        run, batch = self, self.job.recipe.batch_size
+        begun = time.monotonic()
+        import keras
+
+        class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
+            def on_train_batch_end(self, index: int, logs: dict[str, float] | None = None) -> None:
+                logs = logs or {}
+                step = min(first + index + 1, run.steps)
+                seen = min(step * batch, images) - first * batch
+                if not math.isfinite(logs["loss"]):
+                    raise run.diverged("the loss")
+                run.state = dataclasses.replace(
+                    run.state,
+                    step=step,
+                    sums={
+                        "images": before["images"] + seen,
+                        "loss": before["loss"] + logs["loss"] * seen,
+                        "accuracy": before["accuracy"] + logs["accuracy"] * seen,
+                    },
+                )
+                run.show(logs, seen / max(time.monotonic() - begun, 1e-9))
+                if run.stop_asked:
+                    run.save()
+                    raise Interrupted
+                if time.monotonic() - run.saved_at >= run.job.checkpoint_seconds:
+                    run.save()
+
+        return Watcher()
+
+    def show(self, logs: dict[str, float], speed: float) -> None:
+        """Moves the progress bar."""
+        epoch, total = self.state.epoch, self.job.recipe.epochs
+        self.bar.update(
+            self.task,
+            description=f"{self.job.model} epoch {epoch + 1}/{total}",
+            completed=epoch * self.steps + self.state.step,
+            figures=f"loss {logs['loss']:.3f}  acc {100 * logs['accuracy']:.1f}%  {speed:,.0f} images/s",
+        )
+
+    def validate(self) -> dict[str, float]:
+        """Loss and accuracy on the validation split, with the averaged weights where the recipe averages."""
+        data = self.job.dataset
+        if not len(data.x_val):
+            return {}
+        with self.averaged():
+            logits = np.asarray(self.model.predict(data.x_val, batch_size=PREDICT_BATCH, verbose=0), np.float64)
+        if not np.isfinite(logits).all():
+            raise self.diverged("an output")
+        top = logits.max(axis=1)
+        log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+        loss = float(np.mean(log_sum - logits[np.arange(len(logits)), data.y_val]))
+        return {"val_loss": loss, "val_accuracy": float(np.mean(logits.argmax(axis=1) == data.y_val))}
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in place of the trained ones, for as long as the block lasts."""
+        average = optimize.averages(self.optimizer)
+        kept = [np.asarray(v.value) for v in self.model.trainable_variables] if average else []
+        for variable, value in zip(self.model.trainable_variables if average else [], average, strict=True):
+            variable.assign(value)
+        try:
+            yield
+        finally:
+            for variable, value in zip(self.model.trainable_variables if average else [], kept, strict=True):
+                variable.assign(value)
+
+    def finish(self) -> None:
+        """Leaves the averaged weights in the model, for good."""
+        for variable, value in zip(self.model.trainable_variables, optimize.averages(self.optimizer), strict=False):
+            variable.assign(value)
+
+
+def _numeric(variable: Any) -> bool:
+    return str(variable.dtype) != "string"
+
+
+def _next(pool: ThreadPoolExecutor, draw: Callable[[int], Any], epoch: int, last: int) -> Future[Any]:
+    """The next epoch on its way; after the last one, nothing."""
+    if epoch < last:
+        return pool.submit(draw, epoch)
+    return Future()

@@ -1,0 +1,65 @@
+"""SimCNN: the tutorial network of three 3x3 convolutions and two dense layers that most reports began with."""
+
+from typing import Any
+
+from catalog import Recipe
+
+PARAMETERS = 122_570  # at 32x32x3 and ten classes
+
+
+def build(keras: Any, shape: tuple[int, int, int], classes: int, recipe: Recipe) -> Any:
+    """uint8 `[N, H, W, 3]` to float32 logits `[N, classes]`."""
+    layers = keras.layers
+    image = keras.Input(shape, dtype="uint8", name="image")  # [N, 32, 32, 3]
+    x = layers.Rescaling(1 / 255)(image)
+    x = layers.Conv2D(32, 3, activation="relu")(x)  # [N, 30, 30, 32]
+    x = layers.MaxPooling2D(2)(x)  # [N, 15, 15, 32]
+    x = layers.Conv2D(64, 3, activation="relu")(x)  # [N, 13, 13, 64]
+    x = layers.MaxPooling2D(2)(x)  # [N, 6, 6, 64]
+    x = layers.Conv2D(64, 3, activation="relu")(x)  # [N, 4, 4, 64]
+    x = layers.Flatten()(x)  # [N, 1024]
+    x = layers.Dense(64, activation="relu")(x)
+    return keras.Model(image, layers.Dense(classes, name="logits")(x), name="simcnn")
+
+
+RECIPES = {
+    "report": Recipe(
+        optimizer="adam",
+        learning_rate=1e-3,
+        batch_size=32,
+        epochs=10,
+        expects=71.61,
+        where="cifar10",
+        minutes=4,
+        source="the student report this project grew out of",
+    ),
+    "cpu": Recipe(
+        optimizer="adamw",
+        learning_rate=2e-3,
+        schedule="cosine",
+        warmup_epochs=2,
+        batch_size=128,
+        epochs=150,
+        weight_decay=1e-3,
+        augment="basic",
+        average=0.998,
+        validation=0.04,
+        expects=82.5,
+        where="cifar10",
+        minutes=45,
+        source="goal; 40 epochs gave 80.2",
+    ),
+    "quick": Recipe(
+        optimizer="adamw",
+        learning_rate=2e-3,
+        schedule="cosine",
+        warmup_epochs=1,
+        batch_size=32,
+        epochs=12,
+        average=0.99,
+        expects=97.0,
+        where="digits",
+        minutes=0.3,
+        source="`make quickstart MODEL=simcnn`",
+    ),
+}
