@@ -57,6 +57,7 @@ class Recipe:
     learning_rate: float = 1e-3  # the peak, where the schedule has one
     schedule: Literal["constant", "cosine", "onecycle", "step"] = "constant"
     warmup_epochs: float = 0.0
+    step_at: tuple[float, ...] = (0.5, 0.75)  # shares of the run after which the `step` schedule divides by ten
     epochs: int = 10
     batch_size: int = 32
     momentum: float = 0.9  # SGD (Nesterov) only
@@ -67,6 +68,7 @@ class Recipe:
     cutout: int = 0  # side of the erased square in pixels
     mixup: float = 0.0  # alpha of the Beta distribution
     cutmix: float = 0.0  # alpha of the Beta distribution
+    sizes: tuple[tuple[float, int], ...] = ()  # (share of the run, image side) from there on: small images first
     average: float = 0.0  # momentum of the exponential moving average of the weights; 0 is none
     class_weights: bool = False  # inverse to the class frequencies
     stem: str = "default"  # the network's own word for how it meets small images
@@ -84,9 +86,11 @@ class Recipe:
     source: str = ""
 
     def decisive(self) -> dict[str, Any]:
-        """The fields that change the weights: a run may be resumed only with the same ones."""
+        """The fields that change the weights, as JSON has them: a run may be resumed only with the same ones."""
         told = {"expects", "where", "minutes", "source"}
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in told}
+        fields = {key: value for key, value in dataclasses.asdict(self).items() if key not in told}
+        decoded: dict[str, Any] = json.loads(json.dumps(fields))
+        return decoded
 
 
 @dataclass(frozen=True)

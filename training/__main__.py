@@ -117,8 +117,8 @@ def _recipe(model: str, name: str) -> Recipe:
 
 
 def _run(job: Job) -> Card:
-    from training.complete import complete
     from training.checkpoint import Checkpoints
+    from training.complete import complete
     from training.loop import train
 
     trained = train(job)

@@ -26,7 +26,7 @@ import rich.progress
 import console
 from catalog import KilnError, Recipe, Store
 from training import network, optimize
-from training.augment import augment
+from training.augment import augment, resize
 from training.checkpoint import Checkpoints, State, same_run
 from training.data import Dataset
 
@@ -114,7 +114,7 @@ def train(job: Job, labels: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any
         same_run(found[0], job.identity, job.model)
     keras = keras_namespace(job.recipe.mixed_precision)
     keras.utils.set_random_seed(job.seed)
-    shape = job.dataset.x_train.shape[1:]
+    shape = (None, None, 3) if job.recipe.sizes else job.dataset.x_train.shape[1:]
     model = network.build(keras, job.architecture, shape, len(job.dataset.classes), job.recipe)
     steps = math.ceil(len(job.dataset.x_train) / job.recipe.batch_size)
     optimizer = optimize.optimizer(keras, job.recipe, steps)
@@ -228,6 +228,9 @@ class _Run:
         y = data.y_train[order]
         weight = self.class_weight[y] if self.class_weight is not None else None
         x, targets = augment(self.job.recipe, data.x_train[order], np.eye(classes, dtype=np.float32)[y], rng)
+        reached = [side for share, side in self.job.recipe.sizes if epoch >= share * self.job.recipe.epochs]
+        if reached and reached[-1] != x.shape[1]:
+            x = resize(x, reached[-1])
         if self.labels is not None:
             targets = np.concatenate([targets, self.labels(x)], axis=1)
         return x, targets, weight

@@ -10,7 +10,9 @@ import numpy as np
 from catalog import KilnError, Recipe, plugin
 
 
-def build(keras: Any, architecture: str, shape: tuple[int, int, int], classes: int, recipe: Recipe) -> Any:
+def build(
+    keras: Any, architecture: str, shape: tuple[int | None, int | None, int], classes: int, recipe: Recipe
+) -> Any:
     """The network of `training/models/<architecture>.py`: uint8 `[N, H, W, 3]` to logits `[N, classes]`.
 
     Raises:
@@ -46,7 +48,7 @@ def macs(model: Any) -> int:
             total += layer.input.shape[-1] * layer.units
         elif kind in ("Conv2D", "DepthwiseConv2D"):
             _, height, width, _ = layer.output.shape
-            kernel = layer.kernel.shape  # [kh, kw, in / groups, out]; depthwise [kh, kw, in, multiplier]
+            kernel = layer.weights[0].shape  # [kh, kw, in / groups, out]; depthwise [kh, kw, in, multiplier]
             total += int(np.prod(kernel)) * height * width
     return total
 

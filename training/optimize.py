@@ -16,7 +16,7 @@ def learning_rates(recipe: Recipe, steps_per_epoch: int) -> NDArray[np.float32]:
     """The learning rate of every step, float32 `[epochs * steps_per_epoch]`.
 
     `cosine` warms up linearly, then falls to zero; `onecycle` climbs for a quarter of the run and falls linearly
-    (Smith, 2017); `step` divides by ten after 50% and after 75% of the epochs (He et al., 2015).
+    (Smith, 2017); `step` divides by ten at each share in `step_at` (half and three quarters in He et al., 2015).
     """
     total = recipe.epochs * steps_per_epoch
     step = np.arange(total, dtype=np.float64)
@@ -27,7 +27,7 @@ def learning_rates(recipe: Recipe, steps_per_epoch: int) -> NDArray[np.float32]:
     elif recipe.schedule == "cosine":
         shape = 0.5 * (1 + np.cos(np.pi * (step - warmup) / max(total - warmup, 1)))
     elif recipe.schedule == "step":
-        shape = np.where(step < 0.5 * total, 1.0, np.where(step < 0.75 * total, 0.1, 0.01))
+        shape = 0.1 ** sum((step >= share * total).astype(np.float64) for share in recipe.step_at)
     else:
         shape = np.ones(total)
     if warmup:

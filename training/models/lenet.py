@@ -3,11 +3,12 @@
 from typing import Any
 
 from catalog import Recipe
+from training.models import Shape
 
 PARAMETERS = 62_006  # at 32x32x3 and ten classes
 
 
-def build(keras: Any, shape: tuple[int, int, int], classes: int, recipe: Recipe) -> Any:
+def build(keras: Any, shape: Shape, classes: int, recipe: Recipe) -> Any:
     """uint8 `[N, H, W, 3]` to float32 logits `[N, classes]`."""
     layers = keras.layers
     image = keras.Input(shape, dtype="uint8", name="image")  # [N, 32, 32, 3]

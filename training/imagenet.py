@@ -1,0 +1,45 @@
+"""Networks that `keras.applications` brings, with its ImageNet weights or without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from catalog import KilnError, Recipe
+from training.models import Shape
+
+_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
+_FILES = {
+    "ResNet50": f"{_URL}/resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    "MobileNetV2": f"{_URL}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+    "VGG16": f"{_URL}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+}
+
+
+def application(keras: Any, name: str, shape: Shape, recipe: Recipe) -> tuple[Any, Any]:
+    """The application without its top: its input (uint8 `[N, H, W, 3]`) and its feature map `[N, h, w, channels]`.
+
+    The first `recipe.frozen_layers` layers are not trained. Inputs are scaled to [0, 1], as the reports did.
+
+    Raises:
+        KilnError: The ImageNet weights are neither in Keras' cache nor to be had; the message says what to put where.
+    """
+    image = keras.Input(shape, dtype="uint8", name="image")
+    scaled = keras.layers.Rescaling(1 / 255)(image)
+    weights = "imagenet" if recipe.weights == "imagenet" else None
+    try:
+        body = getattr(keras.applications, name)(include_top=False, weights=weights, input_tensor=scaled)
+    except Exception as error:
+        if weights is None or not ("URL fetch failure" in str(error) or isinstance(error, OSError)):
+            raise
+        file = _FILES[name]
+        raise KilnError(
+            f"the ImageNet weights of {name} could not be downloaded. Put {file} into ~/.keras/models/ as "
+            f"{_cached(name, file)}, or train from nothing with --weights none"
+        ) from error
+    for layer in body.layers[: recipe.frozen_layers + 2]:  # the input and the scaling come first
+        layer.trainable = False
+    return image, body.output
+
+
+def _cached(name: str, file: str) -> str:
+    return file.rpartition("/")[2]
