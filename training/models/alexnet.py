@@ -8,7 +8,7 @@ from typing import Any
 from catalog import Recipe
 from training.models import Shape
 
-PARAMETERS = 6_982_218
+PARAMETERS = 6_976_842
 
 
 def build(keras: Any, shape: Shape, classes: int, recipe: Recipe) -> Any:

@@ -9,7 +9,7 @@ PARAMETERS = 4_210_090
 
 
 def build(keras: Any, shape: Shape, classes: int, recipe: Recipe) -> Any:
-    """uint8 `[N, H, W, 3]` to float32 logits `[N, classes]`; dropout at full rate before the last layer, half before."""
+    """uint8 `[N, H, W, 3]` to float32 logits `[N, classes]`; dropout at full rate last, at half before."""
     layers = keras.layers
     image = keras.Input(shape, dtype="uint8", name="image")
     x = layers.Rescaling(1 / 255)(image)

@@ -1,0 +1,187 @@
+"""Whole runs as a user starts them: killed, corrupted, diverged, changed, interrupted, repeated (faults 44 to 48)."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catalog import Card, Store, read_card, sha256_of
+
+TRAIN = [sys.executable, "-m", "training"]
+ROOT = Path(__file__).parents[2]
+SHORT = ["lenet", "--dataset", "digits", "--recipe", "quick", "--epochs", "4", "--checkpoint-seconds", "0"]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*TRAIN, *arguments], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=200
+    )
+
+
+def card(store: Path, model: str = "lenet") -> Card:
+    return read_card(Card, store / model / "card.json")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    store = tmp_path_factory.mktemp("uninterrupted")
+    done = run(*SHORT, "--store", str(store))
+    assert done.returncode == 0, done.stderr
+    return store
+
+
+def test_a_run_leaves_a_whole_model_and_no_checkpoints(uninterrupted):
+    folder, made = uninterrupted / "lenet", card(uninterrupted)
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "history.csv", "model.keras", "plots"]
+    assert {path.name for path in (folder / "plots").iterdir()} == {"curves.png", "confusion.png"}
+    Store(uninterrupted).verify(folder, made.files, extra_allowed=True)
+    assert made.parameters == 62_006 and made.accuracy.images == 360 and made.dataset.name == "digits"
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert "tensorflow" in made.versions and made.device
+
+
+def test_the_same_seed_twice_gives_the_same_weights_and_another_seed_others(uninterrupted, tmp_path):
+    assert run(*SHORT, "--store", str(tmp_path)).returncode == 0
+    assert card(tmp_path).weights_sha256 == card(uninterrupted).weights_sha256
+    assert run(*SHORT, "--store", str(tmp_path), "--name", "other", "--seed", "1").returncode == 0
+    assert card(tmp_path, "other").weights_sha256 != card(tmp_path).weights_sha256
+
+
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[bytes], at_least: int = 1) -> None:
+    deadline = time.monotonic() + 100
+    while len(list(folder.glob("e*-s*"))) < at_least and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def kill_and_finish(store: Path, kills: int, seed: int) -> int:
+    """Kills a run `kills` times, each at a random moment after its first checkpoint, then lets it finish."""
+    moments, landed = random.Random(seed), 0
+    for _ in range(kills):
+        process = subprocess.Popen([*TRAIN, *SHORT, "--store", str(store)], cwd=ROOT, stderr=subprocess.DEVNULL)
+        wait_for_checkpoint(store / "lenet" / "checkpoints", process)
+        time.sleep(moments.uniform(0, 1.0))
+        process.kill()
+        landed += process.wait() == -signal.SIGKILL
+    assert run(*SHORT, "--store", str(store)).returncode == 0
+    return landed
+
+
+def test_killed_runs_end_in_the_same_weights(uninterrupted, tmp_path):
+    assert kill_and_finish(tmp_path, kills=3, seed=0) >= 2
+    assert card(tmp_path).weights_sha256 == card(uninterrupted).weights_sha256
+
+
+@pytest.mark.slow
+def test_twenty_kills_end_in_the_same_weights(uninterrupted, tmp_path):
+    landed = sum(kill_and_finish(tmp_path / str(i), kills=4, seed=i) for i in range(5))
+    assert landed >= 12
+    for i in range(5):
+        assert card(tmp_path / str(i)).weights_sha256 == card(uninterrupted).weights_sha256
+
+
+@pytest.fixture
+def interrupted(tmp_path) -> tuple[Path, str]:
+    """A run stopped by SIGINT, and what it said."""
+    process = subprocess.Popen([*TRAIN, *SHORT, "--store", str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(tmp_path / "lenet" / "checkpoints", process, at_least=2)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    return tmp_path, said
+
+
+def test_sigint_saves_and_says_how_to_go_on(interrupted, uninterrupted):
+    store, said = interrupted
+    assert "stopped and saved. To go on: python -m training lenet" in said.replace("\n", " ")
+    assert "Traceback" not in said
+    assert not (store / "lenet" / "card.json").exists()
+    assert run(*SHORT, "--store", str(store)).returncode == 0
+    assert card(store).weights_sha256 == card(uninterrupted).weights_sha256
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_aloud(interrupted, uninterrupted):
+    store, _ = interrupted
+    newest = sorted((store / "lenet" / "checkpoints").iterdir())[-1] / "state.npz"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    done = run(*SHORT, "--store", str(store))
+    assert done.returncode == 0
+    assert "is damaged" in done.stderr and "going back to the one before it" in done.stderr.replace("\n", " ")
+    assert card(store).weights_sha256 == card(uninterrupted).weights_sha256
+
+
+def test_another_recipe_does_not_go_on_with_an_unfinished_run(interrupted):
+    store, _ = interrupted
+    refused = run(*SHORT, "--learning-rate", "0.5", "--store", str(store))
+    assert refused.returncode == 1
+    assert "learning_rate was 0.003, is 0.5" in refused.stderr and "--force" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_second_run_says_it_is_done_and_another_recipe_is_refused(uninterrupted):
+    again = run(*SHORT, "--store", str(uninterrupted))
+    assert again.returncode == 0 and "is done" in again.stdout
+    before = sha256_of(uninterrupted / "lenet" / "model.keras")
+    other = run(*SHORT, "--batch-size", "64", "--store", str(uninterrupted))
+    assert other.returncode == 1 and "--name" in other.stderr and "--force" in other.stderr
+    assert sha256_of(uninterrupted / "lenet" / "model.keras") == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    diverged = run("lenet", "--dataset", "digits", "--recipe", "report", "--learning-rate", "1e30",
+                   "--checkpoint-seconds", "0", "--store", str(tmp_path))  # fmt: skip
+    assert diverged.returncode == 1
+    assert "NaN or infinite" in diverged.stderr and "Traceback" not in diverged.stderr
+    for state in (tmp_path / "lenet" / "checkpoints").glob("*/state.npz"):
+        with np.load(state) as arrays:
+            assert all(np.isfinite(arrays[name]).all() for name in arrays.files)
+    assert not (tmp_path / "lenet" / "card.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lenett"], "did you mean 'lenet'"),
+        (["lenet", "--recipe", "fast"], "it has: report, cpu"),
+        (["lenet", "--dataset", "cifar"], "There are: cifar10, digits, folder"),
+        (["lenet", "--dataset", "digits", "--name", "../x"], "cannot name a model"),
+        (["../../etc/passwd"], "There are: alexnet"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, said, tmp_path):
+    refused = run(*arguments, "--store", str(tmp_path))
+    assert refused.returncode == 1 and said in refused.stderr and "Traceback" not in refused.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_jax_trains_the_same_files_without_tensorflow(tmp_path):
+    probe = (
+        "import json, sys, runpy\n"
+        f"sys.argv = ['training', *{json.dumps([*SHORT[:-4], '--epochs', '1', '--store', str(tmp_path)])}]\n"
+        "try: runpy.run_module('training', run_name='__main__')\n"
+        "finally: print('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=ROOT, env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    assert "jax" in card(tmp_path).versions and "tensorflow" not in card(tmp_path).versions
+
+
+def test_all_goes_on_after_a_failure_and_names_it(tmp_path):
+    (tmp_path / "lenet").write_text("a file where the folder should be")
+    failed = run(
+        "all", "--dataset", "digits", "--recipe", "quick", "--models", "lenet,simcnn", "--store", str(tmp_path)
+    )
+    assert failed.returncode == 1 and "1 of 2 models failed: lenet" in failed.stderr
+    assert card(tmp_path, "simcnn").accuracy.top1 >= 97
