@@ -176,6 +176,7 @@ class Card:
     command: str
     created: str
     files: dict[str, str]
+    teacher_sha256: str = ""  # the teacher's weights, where the recipe distils
     notes: str = ""
 
 

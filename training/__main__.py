@@ -39,20 +39,28 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="overrides the recipe")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="overrides the recipe")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="overrides the recipe")] = None,
+    weights: Annotated[str, typer.Option(help="none or imagenet; overrides the recipe")] = "",
+    teacher: Annotated[str, typer.Option(help="a trained model to distil from")] = "",
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="time between checkpoints")] = 60.0,
     store: StoreOption = None,
     force: ForceOption = False,
 ) -> None:
     """Trains one network (the word `train` may be left out)."""
-    from training import data
+    from training import data, distill
     from training.loop import Interrupted, Job
 
     overrides = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
+    if weights not in ("", "none", "imagenet"):
+        raise KilnError(f"--weights is none or imagenet, not {weights[:40]!r}")
+    given |= {"weights": weights} if weights else {}
+    given |= {"teacher": teacher} if teacher else {}
     chosen = dataclasses.replace(_recipe(model, recipe), **given)
     opened = Store(store)
+    opened.model_dir(name or model)
     loaded = data.load(dataset, root=root, validation=chosen.validation)
-    job = Job(name or model, model, recipe, chosen, loaded, seed, opened, checkpoint_seconds)
+    taught = distill.teacher_card(opened, chosen.teacher, loaded).weights_sha256 if chosen.teacher else ""
+    job = Job(name or model, model, recipe, chosen, loaded, seed, opened, checkpoint_seconds, taught)
     if force:
         _start_over(job)
     elif (card := _done(job)) is not None:
@@ -137,7 +145,13 @@ def _done(job: Job) -> Card | None:
     if not (job.folder / catalog.CARD).is_file():
         return None
     card = job.store.card(job.model)
-    same = {"architecture": card.architecture, "dataset": card.dataset.sha256, "seed": card.seed, **card.recipe}
+    same = {
+        "architecture": card.architecture,
+        "dataset": card.dataset.sha256,
+        "seed": card.seed,
+        "teacher_sha256": card.teacher_sha256,
+        **card.recipe,
+    }
     if same == job.identity:
         job.store.verify(job.folder, card.files, extra_allowed=True)
         return card

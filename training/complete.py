@@ -38,7 +38,7 @@ def complete(job: Job, trained: Trained, command: str) -> Card:
         raise RuntimeError(f"{MODEL_FILE} predicts otherwise than the network it was saved from")
     correct = int((probabilities.argmax(axis=1) == data.y_test).sum())
     write_atomic(job.folder / "history.csv", _csv(trained.history))
-    evaluation.write_plots(job.folder / "plots", trained.history, data, probabilities, job.model)
+    evaluation.write_evaluation(job.folder, trained.history, data, probabilities, job.model)
     card = Card(
         model=job.model,
         architecture=job.architecture,
@@ -58,6 +58,7 @@ def complete(job: Job, trained: Trained, command: str) -> Card:
         command=command,
         created=catalog.now(),
         files={name: sha256_of(job.folder / name) for name in (MODEL_FILE, "history.csv")},
+        teacher_sha256=job.teacher_sha256,
         notes="test-time flip: every prediction is the mean over the image and its mirror image"
         if job.recipe.flip_at_test
         else "",

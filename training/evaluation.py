@@ -1,93 +1,155 @@
-"""How a trained network did, as pictures: curves over the epochs and the confusion matrix on the test split."""
+"""How a trained network did on the test split: figures from its probabilities, and the folder of plots and page.
+
+Figures are pure functions of probabilities `[N, classes]` and labels `[N]`; `training/plots.py` draws them.
+"""
 
 from __future__ import annotations
 
-import io
+import html
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog import write_atomic
+from catalog import Accuracy, write_atomic
+from training import plots
 from training.data import Dataset
 
-INK, PALE = "#22303c", "#c9d3dc"
-TRAIN, VALIDATION = "#0072b2", "#d55e00"  # Okabe and Ito's colour-blind-safe blue and vermilion
+Probabilities = NDArray[np.float32]
+Labels = NDArray[np.int64]
+BINS = 15  # of the reliability diagram, as in Guo et al. (2017)
 
 
-def write_plots(
-    folder: Path, history: list[dict[str, float]], data: Dataset, probabilities: NDArray[np.float32], title: str
+@dataclass(frozen=True)
+class ClassScore:
+    """One class: precision, recall and F1 in 0..1; 0 where nothing was predicted or nothing is there."""
+
+    name: str
+    images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence against accuracy over equal-width bins; `error` is the expected calibration error in 0..1."""
+
+    counts: NDArray[np.int64]  # [BINS]
+    confidence: NDArray[np.float64]  # [BINS], mean of the bin; NaN where it is empty
+    accuracy: NDArray[np.float64]  # [BINS]
+    error: float
+
+
+def confusion(probabilities: Probabilities, labels: Labels) -> NDArray[np.int64]:
+    """Counts `[true class, predicted class]`."""
+    classes = probabilities.shape[1]
+    pairs = labels * classes + probabilities.argmax(axis=1)
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_scores(counts: NDArray[np.int64], names: list[str]) -> list[ClassScore]:
+    """Precision, recall and F1 of every class of a confusion matrix."""
+    hits, predicted, there = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
+    precision = hits / np.maximum(predicted, 1)
+    recall = hits / np.maximum(there, 1)
+    f1 = 2 * hits / np.maximum(predicted + there, 1)
+    rows = zip(names, there, precision, recall, f1, strict=True)
+    return [ClassScore(name, int(n), float(p), float(r), float(f)) for name, n, p, r, f in rows]
+
+
+def reliability(probabilities: Probabilities, labels: Labels) -> Reliability:
+    """Expected calibration error over `BINS` equal-width bins of the top probability (Naeini et al., 2015)."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        mean_confidence = np.bincount(bins, confidence, BINS) / counts
+        accuracy = np.bincount(bins, right, BINS) / counts
+    gaps = np.abs(np.nan_to_num(mean_confidence) - np.nan_to_num(accuracy))
+    return Reliability(counts, mean_confidence, accuracy, float((counts / max(len(labels), 1) * gaps).sum()))
+
+
+def worst_mistakes(probabilities: Probabilities, labels: Labels, most: int = 24) -> NDArray[np.int64]:
+    """Indices of the wrong answers given with the greatest confidence, the most confident first."""
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
+    return wrong[order[:most]]
+
+
+def write_evaluation(
+    folder: Path, history: list[dict[str, float]], data: Dataset, probabilities: Probabilities, title: str
 ) -> None:
-    """Writes `curves.png` and `confusion.png`.
+    """Writes `plots/*.png` and `index.html`, one page with all of them and the table of classes.
 
     Args:
-        folder: Where to; made if need be.
+        folder: The model's folder.
         history: The rows of history.csv.
         data: The data set; its test labels are the truth.
         probabilities: float32 `[N, classes]` on the test split.
         title: The model's name.
     """
-    confusion = np.zeros((len(data.classes),) * 2, np.int64)
-    np.add.at(confusion, (data.y_test, probabilities.argmax(axis=1)), 1)
-    write_atomic(folder / "curves.png", _png(_curves(history, title)))
-    write_atomic(folder / "confusion.png", _png(_confusion(confusion, data.classes, title)))
+    labels = data.y_test
+    counts = confusion(probabilities, labels)
+    calibration = reliability(probabilities, labels)
+    wrong = worst_mistakes(probabilities, labels)
+    captions = {
+        int(i): f"{data.classes[int(labels[i])]}\nsaid {data.classes[int(probabilities[i].argmax())]} "
+        f"{100 * probabilities[i].max():.0f}%"
+        for i in wrong
+    }
+    chosen = np.concatenate([np.flatnonzero(data.y_train == k)[:8] for k in range(min(len(data.classes), 12))])
+    drawn = {
+        "curves": plots.curves(history),
+        "confusion": plots.confusion(counts, data.classes),
+        "reliability": plots.reliability(
+            calibration.counts, calibration.confidence, calibration.accuracy, calibration.error
+        ),
+        "mistakes": plots.grid([(data.x_test[i], text) for i, text in captions.items()], columns=8),
+        "samples": plots.grid([(data.x_train[i], data.classes[int(data.y_train[i])]) for i in chosen], columns=8),
+    }
+    for name, png in drawn.items():
+        write_atomic(folder / "plots" / f"{name}.png", png)
+    accuracy = Accuracy.of(int(counts.trace()), len(labels))
+    write_atomic(folder / "index.html", _page(title, data, accuracy, calibration, class_scores(counts, data.classes)))
 
 
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure  # the object interface: no pyplot, no global state, no display
+_FIGURES = {
+    "curves": "Loss and accuracy over the epochs",
+    "confusion": "Which class is taken for which, on the test split",
+    "reliability": "Is it as sure as it is right? On the diagonal it is",
+    "mistakes": "The wrong answers it was surest of, with the true class on top",
+    "samples": "Training images, eight of each class",
+}
 
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
-
-
-def _curves(history: list[dict[str, float]], title: str) -> Any:
-    figure = _figure(9, 3.6)
-    epochs = [row["epoch"] for row in history]
-    for axes, key, label, scale in zip(
-        figure.subplots(1, 2), ("loss", "accuracy"), ("cross-entropy", "top-1 accuracy in %"), (1, 100), strict=True
-    ):
-        for name, colour in ((key, TRAIN), (f"val_{key}", VALIDATION)):
-            if name not in history[0]:
-                continue
-            values = [scale * row[name] for row in history]
-            axes.plot(epochs, values, color=colour, linewidth=1.8, marker="o" if len(epochs) < 3 else "")
-            word = "validation" if name.startswith("val_") else "training"
-            axes.annotate(
-                f"{word} {values[-1]:.{2 if scale == 1 else 1}f}",
-                (epochs[-1], values[-1]),
-                xytext=(6, 0),
-                textcoords="offset points",
-                color=colour,
-                va="center",
-                fontsize=9,
-            )
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.margins(x=0.02)
-        axes.set_xlim(right=epochs[-1] + 0.32 * max(epochs[-1] - epochs[0], 1))
-        axes.grid(color=PALE, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, color=INK, fontsize=11)
-    return figure
+_STYLE = """
+:root{color-scheme:light dark;--ink:#22303c;--soft:#5b6b78;--line:#d5dde3;--page:#fff}
+@media (prefers-color-scheme:dark){:root{--ink:#e3e9ee;--soft:#9fb0bd;--line:#34424d;--page:#141a1f}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page)}
+body{max-width:60rem;margin:2rem auto;padding:0 1rem}
+figure{margin:2rem 0}img{max-width:100%;background:#fff;border-radius:6px}figcaption{color:var(--soft)}
+table{border-collapse:collapse}td,th{padding:.25rem .8rem;border-bottom:1px solid var(--line);text-align:right}
+td:first-child,th:first-child{text-align:left}
+"""
 
 
-def _confusion(counts: NDArray[np.int64], classes: list[str], title: str) -> Any:
-    side = 2.4 + 0.5 * len(classes)
-    figure = _figure(side, side)
-    axes = figure.subplots()
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
-    if len(classes) <= 20:
-        for (row, column), count in np.ndenumerate(counts):
-            colour = "white" if share[row, column] > 0.55 else INK if count else PALE
-            axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=8)
-    top1 = 100 * np.trace(counts) / counts.sum()
-    axes.set(xlabel="predicted", ylabel="true", title=f"{title}: {top1:.2f}% of {counts.sum():,} test images")
-    return figure
+def _page(title: str, data: Dataset, a: Accuracy, calibration: Reliability, scores: list[ClassScore]) -> str:
+    rows = "".join(
+        f"<tr><td>{html.escape(s.name)}</td><td>{s.images}</td><td>{s.precision:.3f}</td><td>{s.recall:.3f}</td>"
+        f"<td>{s.f1:.3f}</td></tr>"
+        for s in scores
+    )
+    figures = "".join(
+        f'<figure><img src="plots/{name}.png" alt="{words}"><figcaption>{words}</figcaption></figure>'
+        for name, words in _FIGURES.items()
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style><h1>{html.escape(title)}</h1>"
+        f"<p><b>{a.top1:.2f}%</b> of {a.images:,} test images of {html.escape(data.name)} (95% interval {a.low:.2f} to "
+        f"{a.high:.2f}); expected calibration error {100 * calibration.error:.1f} points. The run's settings are in "
+        f'<a href="card.json">card.json</a>, its epochs in <a href="history.csv">history.csv</a>.</p>'
+        f"<table><tr><th>class</th><th>images</th><th>precision</th><th>recall</th><th>F1</th></tr>{rows}</table>{figures}</html>\n"
+    )

@@ -25,7 +25,7 @@ import rich.progress
 
 import console
 from catalog import KilnError, Recipe, Store
-from training import network, optimize
+from training import distill, network, optimize
 from training.augment import augment, resize
 from training.checkpoint import Checkpoints, State, same_run
 from training.data import Dataset
@@ -46,6 +46,7 @@ class Job:
     seed: int
     store: Store
     checkpoint_seconds: float = 60.0
+    teacher_sha256: str = ""  # of the teacher's weights, where the recipe has one
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -54,6 +55,7 @@ class Job:
             "architecture": self.architecture,
             "dataset": self.dataset.sha256,
             "seed": self.seed,
+            "teacher_sha256": self.teacher_sha256,
             **self.recipe.decisive(),
         }
 
@@ -96,12 +98,8 @@ class Trained:
     seconds: float
 
 
-def train(job: Job, labels: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None) -> Trained:
+def train(job: Job) -> Trained:
     """Trains to the last epoch, going on from the newest whole checkpoint if there is one.
-
-    Args:
-        job: What to train.
-        labels: The teacher's softened probabilities for uint8 images, where the recipe has a teacher.
 
     Raises:
         Diverged: The loss became NaN or infinite; the last good checkpoint stays.
@@ -126,6 +124,9 @@ def train(job: Job, labels: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any
         steps_per_execution=STEPS_A_CALL if model.count_params() < 1_000_000 else 1,
     )
     optimizer.build(model.trainable_variables)
+    labels = None
+    if job.recipe.teacher:
+        labels = distill.labeller(keras, job.store, job.recipe.teacher, job.recipe.temperature)
     run = _Run(job, model, optimizer, checkpoints, steps, labels)
     if found:
         run.restore(*found)
@@ -231,14 +232,14 @@ class _Run:
         reached = [side for share, side in self.job.recipe.sizes if epoch >= share * self.job.recipe.epochs]
         if reached and reached[-1] != x.shape[1]:
             x = resize(x, reached[-1])
-        if self.labels is not None:
-            targets = np.concatenate([targets, self.labels(x)], axis=1)
         return x, targets, weight
 
     def epoch(self, x: Any, y: Any, weight: Any) -> None:
         """Trains what is left of the current epoch, measures it and opens the next."""
         begun, done = time.monotonic(), self.state.step * self.job.recipe.batch_size
         sums = dict(self.state.sums) or {"images": 0.0, "loss": 0.0, "accuracy": 0.0}
+        if self.labels is not None:
+            y = np.concatenate([y, self.labels(x)], axis=1)  # [N, 2 * classes]
         if done < len(x):
             self.model.fit(
                 x[done:],

@@ -27,7 +27,7 @@ def learning_rates(recipe: Recipe, steps_per_epoch: int) -> NDArray[np.float32]:
     elif recipe.schedule == "cosine":
         shape = 0.5 * (1 + np.cos(np.pi * (step - warmup) / max(total - warmup, 1)))
     elif recipe.schedule == "step":
-        shape = 0.1 ** sum((step >= share * total).astype(np.float64) for share in recipe.step_at)
+        shape = np.prod([np.where(step >= share * total, 0.1, 1.0) for share in recipe.step_at], axis=0)
     else:
         shape = np.ones(total)
     if warmup:

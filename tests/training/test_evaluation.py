@@ -1,0 +1,89 @@
+"""The evaluation's figures against scikit-learn's and against cases worked by hand; schedules; distillation labels."""
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from catalog import Recipe
+from training import distill, evaluation, optimize
+from training.loop import keras_namespace
+
+
+@pytest.fixture
+def predictions():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 4, 500)
+    logits = rng.normal(size=(500, 5)) + 2 * np.eye(5)[labels]  # class 4 is never true
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return probabilities.astype(np.float32), labels
+
+
+def test_confusion_and_scores_are_scikit_learns(predictions):
+    probabilities, labels = predictions
+    counts = evaluation.confusion(probabilities, labels)
+    said = probabilities.argmax(axis=1)
+    assert np.array_equal(counts, metrics.confusion_matrix(labels, said, labels=range(5)))
+    theirs = metrics.precision_recall_fscore_support(labels, said, labels=range(5), zero_division=0)
+    scores = evaluation.class_scores(counts, list("abcde"))
+    assert np.allclose([[s.precision, s.recall, s.f1, s.images] for s in scores], np.transpose(theirs))
+
+
+def test_calibration_error_by_hand():
+    sure = np.array([[0.9, 0.1]] * 10, np.float32)
+    labels = np.array([0] * 7 + [1] * 3)
+    assert evaluation.reliability(sure, labels).error == pytest.approx(0.2, abs=1e-6)
+    perfect = evaluation.reliability(np.array([[1.0, 0.0]] * 5, np.float32), np.zeros(5, np.int64))
+    assert perfect.error == 0 and perfect.counts[-1] == 5 and np.isnan(perfect.accuracy[0])
+
+
+def test_worst_mistakes_are_wrong_and_sorted_by_confidence(predictions):
+    probabilities, labels = predictions
+    worst = evaluation.worst_mistakes(probabilities, labels, most=10)
+    assert (probabilities[worst].argmax(axis=1) != labels[worst]).all()
+    assert (np.diff(probabilities[worst].max(axis=1)) <= 0).all() and len(worst) == 10
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (Recipe(schedule="constant", epochs=2), [1, 1, 1, 1, 1, 1, 1, 1]),
+        (Recipe(schedule="step", epochs=2), [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
+        (Recipe(schedule="onecycle", epochs=2), [0.5, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        (Recipe(schedule="cosine", epochs=2), 0.5 * (1 + np.cos(np.pi * np.arange(8) / 8))),
+    ],
+)
+def test_schedules(recipe, expected):
+    assert np.allclose(optimize.learning_rates(recipe, 4), recipe.learning_rate * np.array(expected), atol=1e-9)
+
+
+def test_weight_decay_spares_biases_and_batchnorm():
+    keras = keras_namespace()
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.BatchNormalization()])
+    optimizer = optimize.optimizer(keras, Recipe(optimizer="sgd", learning_rate=0.1, weight_decay=0.5), 1)
+    optimizer.build(model.trainable_variables)
+    for variable in model.trainable_variables:
+        variable.assign(np.ones(variable.shape))
+    optimizer.apply([keras.ops.zeros(v.shape) for v in model.trainable_variables])
+    after = {v.path.rpartition("/")[2]: float(np.asarray(v).mean()) for v in model.trainable_variables}
+    assert after["kernel"] == pytest.approx(0.95) and after["bias"] == after["gamma"] == after["beta"] == 1
+
+
+def test_distillation_loss_is_hintons():
+    keras = keras_namespace()
+    recipe = Recipe(teacher="t", temperature=4.0, distill_weight=0.7)
+    logits = np.array([[2.0, 0.5, -1.0]], np.float32)
+    teacher = distill.soften(np.array([[0.7, 0.2, 0.1]], np.float32), 4.0)
+    y = np.concatenate([[[0.0, 1.0, 0.0]], teacher], axis=1).astype(np.float32)
+
+    def cross_entropy(target: np.ndarray, z: np.ndarray) -> float:
+        return float(-(target * (z - np.log(np.exp(z).sum()))).sum())
+
+    by_hand = 0.3 * cross_entropy(y[0, :3], logits[0]) + 0.7 * 16 * cross_entropy(teacher[0], logits[0] / 4)
+    ours = float(np.asarray(optimize.loss(keras, recipe, 3)(y, keras.ops.convert_to_tensor(logits))))
+    assert ours == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_softened_probabilities_are_the_softmax_of_the_divided_logits():
+    logits = np.array([[3.0, 1.0, -2.0]])
+    at = [np.exp(logits / t) / np.exp(logits / t).sum() for t in (1, 4)]
+    assert np.allclose(distill.soften(at[0].astype(np.float32), 4.0), at[1], atol=1e-6)
