@@ -1,0 +1,1 @@
+"""Measures accuracy, latency and size of every variant, and writes the report."""

@@ -1,0 +1,96 @@
+"""`python -m benchmarks`: measures every variant in the store and writes the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import catalog
+import console
+from benchmarks import machine, results
+from benchmarks.measure import Run, candidates
+
+application = console.app("Measures every variant in the store, and writes the report.")
+Out = Annotated[Path, typer.Option(help="The folder for results.json and the report.")]
+
+
+@application.command("run")
+def run(
+    store: Annotated[Path | None, typer.Option(help="The artifact store.", show_default="artifacts")] = None,
+    models: Annotated[str, typer.Option(help="Names with commas between; all if left out.")] = "",
+    out: Out = Path("reports"),
+    threads: Annotated[int, typer.Option(help="Threads an inference may use.")] = min(2, len(machine.cores())),
+    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the time a variant; p99 is then rough.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Of the order of the variants; drawn if left out.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds a variant may take in all.")] = None,
+) -> None:
+    """Measures accuracy, latency, throughput, size and memory, and writes the report."""
+    from training import data
+
+    _check(threads, timeout)
+    shelf = catalog.Store(store)
+    settings = results.Settings.quick() if quick else results.Settings()
+    if timeout is not None:
+        settings = dataclasses.replace(settings, timeout_seconds=timeout)
+    names = [name.strip() for name in models.split(",") if name.strip()] or shelf.models()
+    drawn = secrets.randbelow(2**31) if seed is None else seed
+    found = _measure(Run(shelf, threads, settings, drawn, data.load, quick), names)
+    found.write(out / results.FILE)
+    _report(found, out)
+    if not found.details:
+        raise catalog.KilnError(
+            f"none of {len(found.rows)} variants could be measured; the reasons are in {out / 'report.md'}"
+        )
+
+
+def _measure(measuring: Run, names: list[str]) -> results.Results:
+    """Measures behind a progress bar, above which failures appear as they happen."""
+    with console.progress() as bar:
+        task = bar.add_task("measuring", total=len(candidates(measuring.store, names)))
+
+        def begun(name: str) -> None:
+            bar.update(task, description=name)
+
+        def done(row: catalog.Measurement) -> None:
+            bar.advance(task)
+            if row.status == "failed":
+                bar.console.print(f"{row.variant}: {row.reason}", style="yellow", markup=False, highlight=False)
+
+        return measuring.measure(names, begun, done)
+
+
+@application.command("report")
+def report(
+    results_file: Annotated[Path, typer.Option("--results", help="What a run wrote.")] = Path("reports/results.json"),
+    out: Out = Path("reports"),
+) -> None:
+    """Renders the report again, from the results alone."""
+    _report(results.read(results_file), out)
+
+
+def _check(threads: int, timeout: float | None) -> None:
+    cores = len(machine.cores())
+    if not 1 <= threads <= cores:
+        raise catalog.KilnError(f"--threads {threads} is not between 1 and {cores}, the cores this process may use")
+    if timeout is not None and timeout <= 0:
+        raise catalog.KilnError(f"--timeout {timeout} is not a number of seconds above 0")
+
+
+def _report(found: results.Results, out: Path) -> None:
+    from benchmarks.report import render, write
+
+    rendered = render(found)
+    write(rendered, out)
+    console.out.print(rendered.headline, markup=False, highlight=False, soft_wrap=True)
+    console.out.print(f"report: {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        sys.argv.append("run")
+    console.run(application)

@@ -1,0 +1,164 @@
+"""Measures one variant in a process of its own; `benchmarks.measure` starts it, one job file a process.
+
+Every round is one inference on real test images, another one each time, cut out before the clock starts. The clock is
+`time.perf_counter`; what timing itself costs is measured the same way on an empty function and written down.
+The order is that of the file: SingleStream on the settled model, Offline, then accuracy on the whole test split.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import catalog
+from benchmarks import job as jobs
+from benchmarks.machine import peak_rss_bytes
+from benchmarks.results import Settings
+
+Images = NDArray[np.uint8]
+AGREE = 0.05  # of windows of the warm-up, and the gain below which a larger batch is not worth trying
+
+
+@dataclass
+class Subject:
+    """The loaded variant with its inputs, and what was learned while loading it."""
+
+    predict: Callable[[Images], NDArray[np.float32]]
+    images: Images
+    labels: NDArray[np.int64]
+    load_ms: float
+    first_ms: float
+    warmup_calls: int
+    settled: bool
+    rss_before_bytes: int
+    images_per_s: dict[int, float] = field(default_factory=dict)  # filled by Offline, batch by batch
+
+    def batch(self, start: int, size: int) -> Images:
+        """`size` consecutive test images from `start`, around the end if need be, as one contiguous array."""
+        return self.images.take(range(start, start + size), axis=0, mode="wrap")
+
+
+@pytest.fixture(scope="session")
+def job() -> jobs.Job:
+    """What to measure."""
+    return jobs.current()
+
+
+@pytest.fixture(scope="session")
+def subject(job: jobs.Job) -> Subject:
+    """The variant, loaded and warm."""
+    images = np.load(Path(job.data) / "images.npy", mmap_mode="r").view(np.ndarray)
+    labels = np.load(Path(job.data) / "labels.npy")
+    before, s = peak_rss_bytes(), job.settings
+    start = time.perf_counter()
+    predict = catalog.plugin("export.formats", job.format).load(Path(job.model_file), job.threads)
+    loaded = time.perf_counter()
+    predict(np.ascontiguousarray(images[:1]))
+    first = time.perf_counter()
+    calls, settled = warm_up(predict, np.ascontiguousarray(images[:1]), s.warmup_seconds, s.window_seconds)
+    gc.collect()
+    gc.freeze()  # what pytest and the runtime hold will not be walked between rounds
+    return Subject(predict, images, labels, (loaded - start) * 1e3, (first - loaded) * 1e3, calls, settled, before)
+
+
+def warm_up(predict: Callable[[Images], Any], image: Images, limit_s: float, window_s: float) -> tuple[int, bool]:
+    """Calls until the medians of three windows in a row agree within 5%; the calls made, and whether they did agree."""
+    medians: list[float] = []
+    calls, end = 0, time.perf_counter() + limit_s
+    while time.perf_counter() < end:
+        times: list[float] = []
+        while sum(times) < window_s or len(times) < 3:
+            start = time.perf_counter()
+            predict(image)
+            times.append(time.perf_counter() - start)
+        calls += len(times)
+        medians.append(statistics.median(times))
+        if len(medians) >= 3 and max(medians[-3:]) <= min(medians[-3:]) * (1 + AGREE):
+            return calls, True
+    return calls, False
+
+
+def rounds_for(call: Callable[[], Any], seconds: float, least: int, most: int) -> int:
+    """How many rounds fill `seconds`, judged by the quickest of three calls."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+        if times[-1] > seconds:
+            break
+    return max(least, min(most, int(seconds / max(min(times), 1e-7))))
+
+
+def starts(batch: int, images: int) -> Iterator[int]:
+    """Where each round's batch begins, so that no two rounds in a row see the same images."""
+    return itertools.cycle(range(0, images, batch))
+
+
+def test_overhead(benchmark: Any, subject: Subject) -> None:
+    """What timing an empty call costs."""
+    image = subject.batch(0, 1)
+    benchmark.extra_info.update(scenario="overhead")
+    benchmark.pedantic(lambda _: None, setup=lambda: ((image,), {}), rounds=1000, warmup_rounds=10)
+
+
+def test_single_stream(benchmark: Any, job: jobs.Job, subject: Subject) -> None:
+    """One image after another."""
+    image, s = subject.batch(0, 1), job.settings
+    rounds = rounds_for(lambda: subject.predict(image), s.single_seconds, s.single_rounds, s.max_rounds)
+    start = starts(1, len(subject.images))
+    benchmark.extra_info.update(scenario="SingleStream", batch=1)
+    benchmark.pedantic(subject.predict, setup=lambda: ((subject.batch(next(start), 1),), {}), rounds=rounds)
+
+
+@pytest.mark.parametrize("batch", [*Settings().batches, *Settings().more_batches])
+def test_offline(benchmark: Any, job: jobs.Job, subject: Subject, batch: int) -> None:
+    """Throughput at one batch size; the larger ones only while the last doubling paid."""
+    s = job.settings
+    if batch not in s.batches and not _worth_trying(subject.images_per_s):
+        pytest.skip("the last step gained less than 5%")
+    images = subject.batch(0, batch)
+    rounds = rounds_for(lambda: subject.predict(images), s.offline_seconds, s.offline_rounds, s.max_rounds)
+    start = starts(batch, len(subject.images))
+    benchmark.extra_info.update(scenario="Offline", batch=batch)
+    benchmark.pedantic(subject.predict, setup=lambda: ((subject.batch(next(start), batch),), {}), rounds=rounds)
+    subject.images_per_s[batch] = batch / benchmark.stats.stats.median
+
+
+def _worth_trying(images_per_s: dict[int, float]) -> bool:
+    tried = sorted(images_per_s)
+    return len(tried) > 1 and images_per_s[tried[-1]] >= images_per_s[tried[-2]] * (1 + AGREE)
+
+
+def test_accuracy(job: jobs.Job, subject: Subject) -> None:
+    """The whole test split, and everything pytest-benchmark does not keep."""
+    size = 128
+    parts = [
+        subject.predict(np.ascontiguousarray(subject.images[i : i + size])) for i in range(0, len(subject.images), size)
+    ]
+    probabilities = np.concatenate(parts)
+    if len(probabilities) != len(subject.labels) or not np.isfinite(probabilities).all():
+        raise catalog.KilnError("its probabilities are not finite numbers, one row an image")
+    predictions = probabilities.argmax(axis=1)
+    np.save(job.predictions, predictions)
+    outcome = jobs.Outcome(
+        images=len(predictions),
+        correct=int((predictions == subject.labels).sum()),
+        load_ms=subject.load_ms,
+        first_ms=subject.first_ms,
+        warmup_calls=subject.warmup_calls,
+        settled=subject.settled,
+        rss_before_bytes=subject.rss_before_bytes,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+    catalog.write_atomic(job.outcome, catalog.to_json(outcome))

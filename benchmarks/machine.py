@@ -1,0 +1,85 @@
+"""What has to be known of a machine to read a latency measured on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import catalog
+from benchmarks.results import Machine
+
+TELLING_FLAGS = (
+    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx_vnni"),
+    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "asimdhp", "bf16", "i8mm", "sve", "sve2"),
+)
+PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "ai-edge-litert", "keras", "tensorflow", "pytest-benchmark")
+
+
+def read(packages: tuple[str, ...] = ()) -> Machine:
+    """The machine, now; `packages` are distributions to tell the versions of beside the usual ones."""
+    import psutil
+
+    cpu, flags = _cpu(Path("/proc/cpuinfo"))
+    logical = psutil.cpu_count() or 1
+    return Machine(
+        cpu=cpu,
+        flags=[flag for flag in TELLING_FLAGS if flag in flags],
+        physical_cores=psutil.cpu_count(logical=False) or logical,
+        logical_cores=logical,
+        affinity=cores(),
+        virtual="hypervisor" in flags,
+        memory_bytes=psutil.virtual_memory().total,
+        os=f"{_distribution()}, {platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        versions=catalog.versions(*dict.fromkeys((*PACKAGES, *packages))),
+    )
+
+
+def cores() -> list[int]:
+    """The logical cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def load() -> list[float]:
+    """Load averages over 1, 5 and 15 minutes."""
+    return [round(average, 2) for average in os.getloadavg()]
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process.
+
+    Not `ru_maxrss` where it can be helped: Linux hands that figure down from the parent through exec.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def _cpu(path: Path) -> tuple[str, set[str]]:
+    name, flags = platform.processor() or platform.machine(), set[str]()
+    if path.exists():
+        for line in path.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = " ".join(value.split())
+            elif key.strip() in ("flags", "Features"):
+                flags = set(value.split())
+                break
+    return name, flags
+
+
+def _distribution() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system()

@@ -1,0 +1,154 @@
+"""What is computed from figures: fronts, tests, verdicts, percentiles, how numbers and names are set."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from benchmarks import words
+from benchmarks.bench_latency import rounds_for, warm_up
+from benchmarks.compare import front, groups
+from benchmarks.job import Outcome
+from benchmarks.labels import Box, place
+from benchmarks.pairs import float_parent, mcnemar_p
+from benchmarks.process import figures
+from benchmarks.results import Results
+from catalog import Measurement, Variant
+
+
+def test_the_front_is_what_nothing_dominates() -> None:
+    points = [(1.0, 70.0), (2.0, 80.0), (3.0, 79.0), (4.0, 90.0), (4.0, 85.0), (1.0, 70.0)]
+    assert front(points) == {0, 1, 3, 5}
+    assert front([]) == set()
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0, 0), (5, 5), (0, 6), (10, 2), (700, 610), (3000, 1)])
+def test_mcnemar_is_the_binomial_test(lost: int, won: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(lost, lost + won).pvalue if lost + won else 1.0
+    assert mcnemar_p(lost, won) == pytest.approx(expected)
+
+
+def test_the_parent_is_keras_where_it_was_measured() -> None:
+    keras, onnx = Variant("m", "keras"), Variant("m", "onnx")
+    assert float_parent([keras, onnx], "m", {"m/keras-fp32", "m/onnx-fp32"}) == keras
+    assert float_parent([keras, onnx], "m", {"m/onnx-fp32"}) == onnx
+    assert float_parent([keras, onnx], "m", set()) is None
+
+
+def verdict(results: Results, name: str) -> str:
+    lines = [line for group in groups(results) for line in group.lines]
+    return next(line.verdict for line in lines if str(line.row.variant) == name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("lenet/onnx-int8", "quantized but slower, smaller, as accurate"),
+        ("mobilenetv2/onnx-int8", "smaller, faster, as accurate"),
+        ("lenet/onnx-fp32", "the reference for size and speed, as accurate"),
+        ("lenet/keras-fp32", "larger, slower, the reference for accuracy"),
+        ("simcnn/prune80-onnx-fp32", "sparse but no faster, as large, as accurate, latency had not settled"),
+        ("mobilenetv2/prune80-onnx-int8", "not offered to serving, smaller, faster, less accurate"),
+        ("simcnn/litert-fp32", "as large, faster one by one and slower in batches, as accurate"),
+    ],
+)
+def test_verdicts(golden: Results, name: str, said: str) -> None:
+    assert verdict(golden, name) == said
+
+
+def test_a_loss_that_chance_may_explain_says_perhaps(golden: Results) -> None:
+    name = "mobilenetv2/prune80-onnx-int8"
+    details = {**golden.details, name: dataclasses.replace(golden.details[name], mcnemar_p=0.2)}
+    assert verdict(dataclasses.replace(golden, details=details), name).endswith("perhaps less accurate")
+
+
+def test_a_gain_within_the_spread_of_the_medians_is_none(golden: Results) -> None:
+    name = "mobilenetv2/onnx-int8"
+    details = {**golden.details, name: dataclasses.replace(golden.details[name], p50_high_ms=1.2)}
+    rows = [dataclasses.replace(row, images_per_s=726.0) if str(row.variant) == name else row for row in golden.rows]
+    said = verdict(dataclasses.replace(golden, details=details, rows=rows), name)
+    assert said == "quantized but no faster, smaller, as accurate"
+
+
+def test_figures_of_the_rounds() -> None:
+    single = np.arange(1, 1001) / 1e6  # seconds: 0.001 to 1 ms
+    raw = {
+        "outcome": Outcome(100, 90, 1.0, 1.0, 10, True, 1, 2),
+        "benchmarks": [
+            bench("overhead", [1e-7] * 10),
+            bench("SingleStream", list(single), 1),
+            bench("Offline", [0.001, 0.002, 0.1], 1),
+            bench("Offline", [0.004, 0.008, 0.008], 32),
+            bench("Offline", [0.05], 128),
+        ],
+    }
+    row, detail = figures(Measurement(Variant("m", "onnx"), "ok"), raw, 4, 1.0)
+    assert (row.p50_ms, row.p90_ms, row.p99_ms) == (0.5005, 0.9001, 0.99001)
+    assert row.images_per_s_at == {"1": 500.0, "32": 4000.0, "128": 2560.0}
+    assert (row.offline_batch, row.images_per_s) == (32, 4000.0)
+    assert (detail.p50_low_ms, detail.p50_high_ms) == (0.1005, 0.9005)
+    assert (detail.rounds, detail.overhead_us, detail.position) == (1000, 0.1, 4)
+
+
+def bench(scenario: str, data: list[float], batch: int = 0) -> dict[str, object]:
+    return {"extra_info": {"scenario": scenario, "batch": batch}, "stats": {"data": data}}
+
+
+def test_warm_up_ends_when_windows_agree_and_gives_up_when_they_do_not() -> None:
+    image, wait = np.zeros((1, 2, 2, 3), np.uint8), itertools.count(1)
+
+    def slower_and_slower(_: object) -> None:
+        np.linspace(0, 1, 4000 * next(wait) ** 2)
+
+    calls, settled = warm_up(lambda _: sum(range(20_000)), image, 5.0, 0.05)
+    assert settled and calls >= 9
+    assert warm_up(slower_and_slower, image, 0.3, 0.001)[1] is False
+
+
+def test_rounds_fill_the_time_within_bounds() -> None:
+    assert rounds_for(lambda: None, 1.0, 10, 500) == 500
+    assert rounds_for(lambda: sum(range(300_000)), 1e-6, 10, 500) == 10
+
+
+def test_names_find_room_or_are_left_out() -> None:
+    rng, frame = random.Random(0), Box(0, 0, 400, 300)
+    anchors = [(rng.uniform(50, 350), rng.uniform(50, 250)) for _ in range(20)]
+    marks = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in anchors]
+    places = place(anchors, [(60.0, 11.0)] * len(anchors), marks, frame)
+    boxes = [found.box for found in places if found]
+    assert len(boxes) >= 15
+    assert all(box.within(frame) for box in boxes)
+    assert not any(a.overlap(b) for a, b in itertools.combinations(boxes + marks, 2) if not (a in marks and b in marks))
+    assert place([(200, 150)], [(500.0, 11.0)], [], frame) == [None]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.04021, "0.0402"),
+        (0.0599, "0.0599"),
+        (1.1, "1.10"),
+        (14.27, "14.3"),
+        (12345.6, "12,300"),
+        (0, "0"),
+        (None, "–"),
+    ],
+)
+def test_three_digits(value: float | None, text: str) -> None:
+    assert words.digits(value) == text
+
+
+def test_signs_and_ratios() -> None:
+    assert [words.points(value) for value in (0.1, -0.35, 0.001, None)] == ["+0.10", "−0.35", "0.00", "–"]
+    assert [words.times(value) for value in (1.621, 0.996, 0.0138, 12.34, None)] == [
+        "1.62×",
+        "1.00×",
+        "0.014×",
+        "12.3×",
+        "–",
+    ]

@@ -1,0 +1,189 @@
+"""The report is a pure function of the results; its words and structure are held against golden files.
+
+After a change that is meant: `UPDATE_GOLDEN=1 python -m pytest tests/benchmarks`, and read the difference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compare import groups
+from benchmarks.plots import KINDS, draw, svg
+from benchmarks.report import Report, render, write
+from benchmarks.results import Results
+from catalog import Variant
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def report(golden: Results) -> Report:
+    return render(golden)
+
+
+def without_plots(html: str) -> str:
+    """The page without its drawings, which vary with Matplotlib's version."""
+    return re.sub(r"(<svg role).*?</svg>", r"\1/>", html, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html"])
+def test_golden(report: Report, name: str) -> None:
+    text = report.markdown if name == "report.md" else without_plots(report.html)
+    path = GOLDEN / name
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """What is to be known of a page: its ids, its references, and that every element is closed."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.ids: Counter[str] = Counter()
+        self.references: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self._note(attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._note(attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def _note(self, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids[value or ""] += 1
+            elif name in ("src", "href", "xlink:href", "srcset", "aria-labelledby"):
+                self.references.append(("#" if name.startswith("aria") else "") + (value or ""))
+
+
+def test_the_page_is_whole_and_needs_nothing_else(report: Report) -> None:
+    page = Page(report.html)
+    assert page.open == []
+    assert [name for name, count in page.ids.items() if count > 1] == []
+    assert page.references
+    for reference in page.references:
+        assert reference == "data:," or reference[1:] in page.ids, reference
+    assert not re.search(r"@import|url\((?!#)|fetch\(|https?://(?!www\.w3\.org/)", report.html)
+
+
+def test_drawings_take_their_colours_from_the_page(golden: Results) -> None:
+    group = groups(golden)[0]
+    for kind in KINDS:
+        text = svg(group, kind)
+        assert "var(--ink)" in text and "var(--model-0)" in text
+        assert not re.search(r"#[0-9a-f]{6}\b", text)
+
+
+def test_every_row_is_in_both(report: Report, golden: Results) -> None:
+    for row in golden.rows:
+        assert re.search(rf"^\| {row.variant.model} \| (\*\*)?{row.variant.version}(\*\*)? \|", report.markdown, re.M)
+    assert report.html.count('<th scope="row" data-label="variant">') == len(golden.rows)
+
+
+def test_tables_are_rectangular(report: Report) -> None:
+    for block in re.findall(r"(?:^\|.*\n)+", report.markdown, re.M):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1, block
+
+
+def test_rendering_twice_gives_the_same(report: Report, golden: Results, tmp_path: Path) -> None:
+    assert render(golden) == report
+    write(report, tmp_path)
+    named = re.findall(r'(?:src|srcset)="([^"]+)"', report.markdown)
+    assert named and all((tmp_path / name).is_file() for name in named)
+
+
+def test_text_from_a_store_cannot_become_markup(golden: Results) -> None:
+    evil = "<script>alert(1)</script> | x\ny"
+    rows = [dataclasses.replace(row, reason=evil) if row.status == "failed" else row for row in golden.rows]
+    report = render(dataclasses.replace(golden, rows=rows))
+    assert "<script>alert" not in report.html
+    assert r"\| x y |" in report.markdown
+
+
+def test_nothing_measured_is_a_report_too(golden: Results) -> None:
+    rows = [dataclasses.replace(row, status="failed", reason="no", accuracy=None, p50_ms=None) for row in golden.rows]
+    rows = [dataclasses.replace(row, images_per_s_at={}, size_bytes=None) for row in rows]
+    report = render(dataclasses.replace(golden, rows=rows, details={}))
+    assert report.headline.startswith("0 of 15 variants could be measured")
+    assert "no variant within 0.5 points" in report.markdown
+
+
+def test_two_data_sets_are_two_sections(golden: Results) -> None:
+    models = dict(golden.models)
+    models["lenet"] = dataclasses.replace(models["lenet"], dataset="digits", dataset_sha256="d" * 64)
+    models["simcnn"] = dataclasses.replace(models["simcnn"], dataset_sha256="e" * 64)
+    found = groups(dataclasses.replace(golden, models=models))
+    assert [group.slug for group in found] == ["cifar10-c4a38c", "cifar10-eeeeee", "digits"]
+    assert [group.models for group in found] == [["mobilenetv2"], ["simcnn"], ["lenet"]]
+
+
+def test_one_model_gets_a_sentence_with_its_figures(golden: Results) -> None:
+    rows = [row for row in golden.rows if row.variant.model == "mobilenetv2"]
+    one = dataclasses.replace(golden, rows=rows, models={"mobilenetv2": golden.models["mobilenetv2"]})
+    assert render(one).headline == (
+        "onnx-int8 is the fastest variant of mobilenetv2 within 0.5 points of its float parent: 0.594 ms an image, "
+        "1.85 times the speed of fp32 ONNX; 2,610 kB instead of 9,080; 89.74% right on 10,000 test images, 0.38 points "
+        "fewer than its parent."
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("narrow", [False, True])
+def test_names_in_a_plot_do_not_overlap(golden: Results, kind: object, narrow: bool) -> None:
+    from benchmarks.palette import LIGHT
+
+    group = groups(golden)[0]
+    figure = draw(group, kind, LIGHT, narrow)  # type: ignore[arg-type]
+    names = " ".join(text.get_text() for text in figure.axes[0].texts)
+    assert all(line.row.variant.version in names for line in group.lines if line.chosen)
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
+    assert len(boxes) >= 12
+    for i, box in enumerate(boxes):
+        assert not any(box.shrunk(0.98, 0.9).overlaps(other.shrunk(0.98, 0.9)) for other in boxes[:i])
+
+
+def test_the_choice_is_within_budget_and_fastest(golden: Results) -> None:
+    group = groups(golden)[0]
+    chosen = {line.row.variant for line in group.lines if line.chosen}
+    assert chosen == {Variant("lenet", "litert"), Variant("mobilenetv2", "onnx", "int8"), Variant("simcnn", "litert")}
+
+
+def test_a_busy_machine_and_a_quick_run_are_said_first(golden: Results, report: Report) -> None:
+    assert "quick run" not in report.markdown and "busy" not in report.markdown
+    loaded = render(dataclasses.replace(golden, quick=True, load_before=[3.6, 1.0, 0.5]))
+    for text in (loaded.markdown.split("## ")[0], loaded.html.split("<main>")[0]):
+        assert "This was a quick run" in text
+        assert "busy with other work (load average 3.6 before and 1.9 after the run, on 2 cores)" in text
+
+
+def test_the_choice_is_named_however_crowded(golden: Results) -> None:
+    """Equal accuracies on few images: long error bars side by side, as after a run on digits."""
+    from benchmarks.palette import LIGHT
+    from catalog import Accuracy
+
+    rows = [row for row in golden.rows if row.variant.model == "lenet"]
+    cost = iter((2.76, 0.101, 0.0861, 0.146))
+    rows = [dataclasses.replace(row, accuracy=Accuracy.of(351, 359), p50_ms=next(cost)) for row in rows]
+    one = dataclasses.replace(golden, rows=rows, models={"lenet": golden.models["lenet"]})
+    for narrow in (False, True):
+        figure = draw(groups(one)[0], KINDS[0], LIGHT, narrow)
+        assert {text.get_text() for text in figure.axes[0].texts} >= {row.variant.version for row in rows}

@@ -1,0 +1,183 @@
+"""Real runs: real processes over a store of real models."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import catalog
+from benchmarks import machine, process
+from benchmarks.job import Job
+from benchmarks.measure import Run
+from benchmarks.results import Results, Settings, read
+from catalog import KilnError, Store
+
+Ran = tuple[Path, "subprocess.CompletedProcess[str]"]
+MEASURED = ["onnx-fp32", "onnx-int8"]
+REASONS = {
+    "altered-onnx-fp32": "is corrupt: its sha256",
+    "garbage-onnx-fp32": "ONNX",
+    "stale-onnx-fp32": "stale: made from other weights",
+    "litert-int8": "the converter refused",
+    "keras-fp32": "cannot be read as a card",
+}
+
+
+@pytest.fixture
+def results(run_folder: Ran) -> Results:
+    return read(run_folder[0] / "results.json")
+
+
+def test_every_variant_has_a_row(results: Results) -> None:
+    assert {row.variant.version for row in results.rows} == {*MEASURED, *REASONS}
+    assert sorted(results.order) == sorted(str(row.variant) for row in results.rows)
+    assert results.order != sorted(results.order)
+
+
+@pytest.mark.parametrize("version", MEASURED)
+def test_a_measured_row_is_whole(results: Results, version: str, digits: Any) -> None:
+    row = next(row for row in results.rows if row.variant.version == version)
+    assert row.status == "ok", row.reason
+    assert row.accuracy is not None and row.accuracy.images == len(digits.x_test)
+    assert row.p50_ms and row.p90_ms and row.p99_ms and 0 < row.p50_ms <= row.p90_ms <= row.p99_ms
+    assert set(row.images_per_s_at) >= {"1", "8", "32", "128"}
+    assert row.images_per_s == max(row.images_per_s_at.values()) == row.images_per_s_at[str(row.offline_batch)]
+    assert row.peak_rss_bytes and row.size_bytes and row.gzip_bytes and row.threads == 1
+    detail = results.details[str(row.variant)]
+    assert detail.rounds >= Settings.quick().single_rounds
+    assert detail.p50_low_ms <= row.p50_ms <= detail.p50_high_ms
+    assert 0 < detail.overhead_us / 1000 < row.p50_ms
+    assert detail.rss_before_bytes <= row.peak_rss_bytes
+
+
+def test_accuracy_is_that_of_the_model(results: Results, tiny_store: Store, digits: Any) -> None:
+    row = next(row for row in results.rows if row.variant.version == "onnx-fp32")
+    path = tiny_store.variant_dir(row.variant) / "model.onnx"
+    predict = catalog.plugin("export.formats", "onnx").load(path, 1)
+    assert row.accuracy is not None
+    assert row.accuracy.correct == int((predict(digits.x_test).argmax(1) == digits.y_test).sum())
+    assert row.accuracy.top1 > 80
+
+
+def test_flips_add_up_to_the_change(results: Results) -> None:
+    rows = {row.variant.version: row for row in results.rows}
+    fp32, int8, detail = rows["onnx-fp32"].accuracy, rows["onnx-int8"].accuracy, results.details["tiny/onnx-int8"]
+    assert fp32 and int8 and detail.lost is not None and detail.won is not None
+    assert detail.against == "onnx-fp32"
+    assert int8.correct - fp32.correct == detail.won - detail.lost
+
+
+@pytest.mark.parametrize("version", REASONS)
+def test_what_cannot_be_measured_says_why(run_folder: Ran, results: Results, tiny_store: Store, version: str) -> None:
+    row = next(row for row in results.rows if row.variant.version == version)
+    assert row.status == "failed"
+    assert REASONS[version] in row.reason
+    assert "\n" not in row.reason and str(tiny_store.root) not in row.reason
+    assert row.p50_ms is None and row.accuracy is None
+    out, done = run_folder
+    assert row.reason[:40] in done.stderr
+    assert row.reason[:40] in (out / "report.md").read_text()
+
+
+def test_the_machine_and_conditions_are_written_down(results: Results) -> None:
+    assert results.machine.cpu and results.machine.memory_bytes > 2**28
+    assert {"numpy", "onnxruntime"} <= set(results.machine.versions)
+    assert results.environment["OMP_NUM_THREADS"] == "1"
+    assert len(results.load_before) == len(results.load_after) == 3
+    assert results.seed == 3 and results.quick and results.models["tiny"].dataset == "digits"
+
+
+def test_report_again_from_the_results_alone(run_folder: Ran, benchmarks_command: Any, tmp_path: Path) -> None:
+    out, done = run_folder
+    again = benchmarks_command("report", "--results", out / "results.json", "--out", tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[0] == done.stdout.splitlines()[0]
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == sorted(path.name for path in out.iterdir() if path.name != "results.json")
+    for name in written:
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def run_over(store: Store, loader: Any, **settings: Any) -> Results:
+    return Run(store, 1, dataclasses.replace(Settings.quick(), **settings), 0, loader).measure(["tiny"])
+
+
+def test_a_process_that_takes_too_long_is_stopped(tiny_store: Store, digits: Any) -> None:
+    found = run_over(tiny_store, lambda name, root: digits, timeout_seconds=0.05)
+    rows = {row.variant.version: row for row in found.rows}
+    assert "stopped; a longer --timeout" in rows["onnx-fp32"].reason
+    assert not found.details
+
+
+def test_other_data_than_the_model_was_trained_on(tiny_store: Store, digits: Any) -> None:
+    other = dataclasses.replace(digits, sha256="c" * 64)
+    rows = {row.variant.version: row for row in run_over(tiny_store, lambda name, root: other).rows}
+    assert "is not the one tiny was trained on" in rows["onnx-fp32"].reason
+    assert rows["litert-int8"].reason == "the converter refused"
+
+
+def test_a_dead_process_names_its_signal(tmp_path: Path) -> None:
+    kill = f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"
+    code = process._wait([sys.executable, "-c", kill], dict(os.environ), tmp_path / "output.txt", 30)
+    job = Job("onnx", "", 1, "", str(tmp_path), Settings())
+    assert process._reason(job, code) == "its process died of SIGSEGV"
+
+
+def test_nothing_of_a_stopped_process_lives_on(tmp_path: Path) -> None:
+    script = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+    log = tmp_path / "output.txt"
+    with pytest.raises(KilnError, match="not done after"):
+        process._wait([sys.executable, "-c", script], dict(os.environ), log, 2)
+    grandchild = Path("/proc") / log.read_text().strip() / "stat"
+    deadline = time.monotonic() + 5
+    while grandchild.exists() and " Z " not in grandchild.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not grandchild.exists() or " Z " in grandchild.read_text()
+
+
+def test_peak_memory_is_the_process_own(tmp_path: Path) -> None:
+    """`ru_maxrss` would hand the parent's peak down to the child."""
+    ballast = np.ones(60_000_000, np.uint8)
+    script = "from benchmarks.machine import peak_rss_bytes; print(peak_rss_bytes())"
+    child = subprocess.run([sys.executable, "-c", script], cwd=catalog.ROOT, capture_output=True, text=True, check=True)
+    assert 1_000_000 < int(child.stdout) < machine.peak_rss_bytes()
+    assert ballast[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--threads", "0"], "--threads 0 is not between 1 and"),
+        (["run", "--timeout", "-1"], "--timeout -1.0 is not a number of seconds above 0"),
+        (["run", "--models", "lenet"], "no trained model 'lenet'"),
+        (["run"], "no variants of any model"),
+        (["report", "--results", "nowhere.json"], "there are no results at nowhere.json"),
+    ],
+)
+def test_mistakes_get_one_sentence(benchmarks_command: Any, tmp_path: Path, arguments: list[str], said: str) -> None:
+    where = ["--out", tmp_path / "out"] + (["--store", tmp_path] if arguments[0] == "run" else [])
+    done = benchmarks_command(*arguments, *where)
+    assert done.returncode == 1
+    assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_of_another_kind_are_refused(tmp_path: Path, golden: Results) -> None:
+    path = tmp_path / "results.json"
+    golden.write(path)
+    assert read(path) == golden
+    data = json.loads(path.read_text())
+    for wrong, said in ({**data, "schema": 99}, "has schema 99"), ({**data, "rows": 3}, "Results.rows is 3"):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(KilnError, match=said):
+            read(path)
