@@ -76,6 +76,10 @@ benchmark: $(READY) ## Measure accuracy, latency and size of every variant, and 
 report: $(READY) ## Write the report again from the last measurements
 	$(BIN)/python -m benchmarks report --results $(OUT)/results.json --out $(OUT)
 
+.PHONY: publish
+publish: $(READY) ## Put the last measurements into results/ and the README
+	$(BIN)/python -m benchmarks publish --results $(OUT)/results.json
+
 .PHONY: serve
 serve: $(READY) ## Serve the store's variants on port 3000
 	MODELKILN_STORE=$(STORE) $(BIN)/bentoml serve

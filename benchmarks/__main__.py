@@ -73,6 +73,21 @@ def report(
     _report(results.read(results_file), out)
 
 
+@application.command("publish")
+def publish(
+    results_file: Annotated[Path, typer.Option("--results", help="What a full run wrote.")] = Path(
+        "reports/results.json"
+    ),
+) -> None:
+    """Commits-to-be: copies the results to results/ and renews the README's table and picture from them."""
+    from benchmarks.publish import publish as put
+
+    found = results.read(results_file)
+    if found.quick:
+        raise catalog.KilnError(f"{results_file} is of a --quick run, too rough to publish; run: make benchmark")
+    console.out.print(f"published as {put(found, results_file)}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _check(threads: int, timeout: float | None) -> None:
     cores = len(machine.cores())
     if not 1 <= threads <= cores:

@@ -1,0 +1,37 @@
+"""The README's table: made from results, and in the committed README exactly what the committed results give."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import publish, results
+from catalog import ROOT, KilnError
+
+GOLDEN = Path(__file__).with_name("golden") / "results.json"
+
+
+def test_publishing_writes_the_copy_the_pictures_and_the_section(tmp_path):
+    (tmp_path / "README.md").write_text(f"before\n{publish.BEGIN}\nearlier figures\n{publish.END}\nafter\n")
+    found = results.read(GOLDEN)
+    target = publish.publish(found, GOLDEN, tmp_path)
+    assert target.read_bytes() == GOLDEN.read_bytes() and target.parent == tmp_path / "results"
+    assert target.name == "cifar10-intel-xeon-2.50ghz-2cores-onnxruntime1.31.1-2026-11-20.json"
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "earlier figures" not in text
+    assert "| mobilenetv2 | **onnx-int8** | 89.74 | −0.38 |" in text
+    for picture in ("report.png", "report-dark.png"):
+        assert (tmp_path / "docs" / "images" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_readme_without_its_marks_is_an_error_and_stays(tmp_path):
+    (tmp_path / "README.md").write_text("nothing")
+    with pytest.raises(KilnError, match="lacks the line"):
+        publish.publish(results.read(GOLDEN), GOLDEN, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_the_committed_readme_says_what_the_committed_results_say():
+    text = (ROOT / "README.md").read_text()
+    section = text.partition(publish.BEGIN)[2].partition(publish.END)[0]
+    committed = [results.read(path) for path in sorted((ROOT / "results").glob("*.json"))]
+    assert section.strip() in [publish.section(found) for found in committed]
