@@ -453,8 +453,7 @@ class Store:
     def variants(self, model: str) -> list[VariantCard]:
         """Cards of all variants of a model, failed ones too, sorted by version."""
         folder = self.model_dir(model) / "variants"
-        cards = [read_card(VariantCard, path) for path in sorted(folder.glob(f"*/{CARD}"))]
-        return [card for card in cards if not card.variant.version.startswith(".")]
+        return [read_card(VariantCard, path) for path in sorted(folder.glob(f"[!.]*/{CARD}"))]  # dots are being staged
 
     def verify(self, folder: Path, files: dict[str, str], extra_allowed: bool = False) -> None:
         """Compares a folder with what its card vouches for.

@@ -1,0 +1,129 @@
+"""ONNX, run by ONNX Runtime on the CPU: float32, and static int8 that takes the raw pixel as it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog import KilnError
+from export.formats import Conversion, Converted, Predict
+from export.onnx_graph import IR_VERSION, OPSET
+
+SUFFIX = ".onnx"
+PRECISIONS = ("fp32", "int8")
+PACKAGES = ("onnxruntime", "onnx", "tf2onnx", "tensorflow", "keras", "numpy")
+SERVABLE = True
+OPSETS = range(13, 22)  # what `load` takes: 13 has quantization by channel, 21 is the last with IR version 10
+DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+
+_FLOAT: dict[str, Any] = {"opset": OPSET, "ir_version": IR_VERSION}
+_INT8: dict[str, Any] = {
+    **_FLOAT,
+    "quantization": "static",
+    "quantized_format": "QDQ",
+    "calibration_method": "minmax",
+    "weights": "int8, symmetric",
+    "per_channel": True,
+    "activations": "uint8",
+    "reduce_range": False,
+    "input_scale": "1/255",
+    "input_zero_point": 0,
+    "float_operators": ["Softmax"],
+}
+SETTINGS: dict[str, dict[str, Any]] = {"fp32": _FLOAT, "int8": _INT8}
+
+
+def convert(request: Conversion) -> Converted:
+    """Writes `model.onnx`: uint8 `images` `[batch, H, W, 3]` to float32 `probabilities` `[batch, classes]`.
+
+    Raises:
+        ValueError: The network does not begin with a cast to float, or an int8 graph that would compute in float.
+    """
+    from export import onnx_float, onnx_graph, onnx_int8
+    from export.frozen import freeze
+
+    core = onnx_graph.core(freeze(request.keras_path))
+    int8 = request.precision == "int8"
+    model = onnx_int8.quantize(core, request.calibration) if int8 else onnx_float.finish(core)
+    path = request.folder / f"model{SUFFIX}"
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    optimized = onnx_graph.optimized(path)
+    if int8:
+        onnx_int8.check_integer(core, optimized)
+    return Converted(path.name, SETTINGS[request.precision], dict(Counter(n.op_type for n in optimized.graph.node)))
+
+
+def load(path: Path, threads: int, *, spinning: bool = True) -> Predict:
+    """A session on the CPU. With `spinning`, its threads wait for work in a loop: faster alone, worse in company.
+
+    Raises:
+        KilnError: The file is not a model of this project's tensor contract; the message names it and says why.
+    """
+    import onnxruntime as ort
+
+    content = _checked(path)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3  # errors
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    try:
+        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has a dozen exception types and no common one
+        raise KilnError(f"{path} cannot be loaded by ONNX Runtime {ort.__version__}: {_first_line(error)}") from error
+    _check_contract(path, session)
+    name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        result: NDArray[np.float32] = session.run([output], {name: images})[0]
+        return result
+
+    return predict
+
+
+def _checked(path: Path) -> bytes:
+    """The file's bytes, once they are known to need no other file and no operators beyond those in `OPSETS`."""
+    from export.onnx_wire import read_header
+
+    try:
+        content = path.read_bytes()
+        header = read_header(content)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise KilnError(f"{path} cannot be read as an ONNX model: {reason}. Export it again with --force") from error
+    opset = header.opsets.get("", header.opsets.get("ai.onnx", 0))
+    if header.graphs != 1 or not header.opsets:
+        raise KilnError(f"{path} is not an ONNX model. Export it again with --force")
+    if header.external:
+        raise KilnError(f"{path} keeps tensors in other files; a model here is one file. Save it without external data")
+    if opset not in OPSETS:
+        raise KilnError(f"{path} has opset {opset}; from {OPSETS[0]} to {OPSETS[-1]} are read. Export it again")
+    if foreign := sorted(set(header.opsets) - set(DOMAINS)):
+        raise KilnError(f"{path} needs operators of {foreign[0]!r}, which are not known here. Export it again")
+    return content
+
+
+def _check_contract(path: Path, session: Any) -> None:
+    """One uint8 [N, H, W, 3] in and one float [N, classes] out, N free."""
+    inputs, outputs = (
+        [(t.type, t.shape) for t in tensors] for tensors in (session.get_inputs(), session.get_outputs())
+    )
+    fits = len(inputs) == len(outputs) == 1 and (inputs[0][0], outputs[0][0]) == ("tensor(uint8)", "tensor(float)")
+    if fits:
+        shape, result = inputs[0][1], outputs[0][1]
+        fits = len(shape) == 4 and len(result) == 2 and shape[3] == 3 and not isinstance(shape[0], int)
+        fits = fits and all(isinstance(size, int) for size in (*shape[1:], result[1]))
+    if not fits:
+        raise KilnError(
+            f"{path} takes {inputs} and gives {outputs}; a model here takes one uint8 [N, H, W, 3] "
+            "and gives one float [N, classes]. Export it again"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

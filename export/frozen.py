@@ -1,0 +1,105 @@
+"""A Keras model as a TensorFlow graph whose weights and shapes are constants: what the converters start from.
+
+Both converters produce far better files from it than from the model. Keras' Flatten reads the batch size at run time
+(Shape, StridedSlice, Pack); the constant `[-1, features]` in its place keeps LiteRT's graph in one XNNPACK partition
+and ONNX's free of shape arithmetic. And with variables left in, LiteRT does not know that weights are constant and
+transposes every kernel in every call: 100 times slower.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from catalog import KilnError
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A `GraphDef` with the names of its one input and one output tensor ("image:0")."""
+
+    graph: Any
+    input: str
+    output: str
+    height: int
+    width: int
+    classes: int
+
+
+def load_keras(path: Path) -> Any:
+    """A `.keras` file as a Keras model, uncompiled; nothing in it is executed as code.
+
+    Raises:
+        KilnError: It is another kind of file, needs custom code, or breaks the tensor contract
+            (uint8 `[N, H, W, 3]` in, float32 `[N, classes]` out).
+    """
+    if path.suffix != ".keras":
+        raise KilnError(
+            f"{path.name} is not a .keras file; HDF5 files and pickles are not read. Save it with model.save"
+        )
+    import keras
+
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise KilnError(f"{path.name} cannot be loaded by Keras {keras.__version__}: {first}") from error
+    _check_contract(path, model)
+    return model
+
+
+def _check_contract(path: Path, model: Any) -> None:
+    inputs = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in model.inputs]
+    outputs = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in model.outputs]
+    fits = len(inputs) == len(outputs) == 1 and inputs[0][1] == "uint8" and outputs[0][1] == "float32"
+    if fits:
+        shape, result = inputs[0][0], outputs[0][0]
+        fits = (
+            len(shape) == 4 and shape[3] == 3 and None not in shape[1:] and len(result) == 2 and result[1] is not None
+        )
+    if not fits:
+        raise KilnError(
+            f"{path.name} takes {inputs} and gives {outputs}; a model here takes one uint8 [N, H, W, 3] "
+            "and gives one float32 [N, classes]"
+        )
+
+
+def freeze(path: Path) -> Frozen:
+    """Traces a `.keras` model for inference with a free batch size.
+
+    Raises:
+        KilnError: As `load_keras`.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    model = load_keras(path)
+    _, height, width, _ = model.inputs[0].shape
+    image = tf.TensorSpec((None, height, width, 3), tf.uint8, name="image")
+    traced = tf.function(lambda image: model(image, training=False)).get_concrete_function(image)
+    constant = convert_variables_to_constants_v2(traced)
+    graph = constant.graph.as_graph_def()
+    _fix_reshapes(graph)
+    classes = int(model.outputs[0].shape[1])
+    return Frozen(graph, constant.inputs[0].name, constant.outputs[0].name, height, width, classes)
+
+
+def _fix_reshapes(graph: Any) -> None:
+    """Puts the constant `[-1, …]` where a Reshape's shape is packed from the batch size and constants."""
+    import tensorflow as tf
+
+    nodes = {node.name: node for node in graph.node}
+    for node in [node for node in graph.node if node.op == "Reshape"]:
+        shape = nodes[node.input[1].split(":")[0]]
+        sizes = [nodes[name.split(":")[0]] for name in shape.input]
+        if shape.op != "Pack" or any(size.op != "Const" for size in sizes[1:]):
+            continue
+        target = [-1, *(int(tf.make_ndarray(size.attr["value"].tensor)) for size in sizes[1:])]
+        if -1 in target[1:]:
+            continue
+        name = shape.name
+        shape.Clear()
+        shape.name, shape.op = name, "Const"
+        shape.attr["dtype"].type = tf.int32.as_datatype_enum
+        shape.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(target, tf.int32))

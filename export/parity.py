@@ -1,0 +1,97 @@
+"""How far a variant strays from its float Keras parent, on the same images, and how far it may."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog import Accuracy, KilnError, Parity
+from export.formats import Predict
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The largest difference of one probability, None for any, and the least share of images of the same top class."""
+
+    max_abs_diff: float | None
+    top1_agreement: float
+
+
+FLOORS = {"fp32": Floor(1e-4, 0.9995), "int8": Floor(None, 0.95)}
+BATCHES = {1: 256, 32: None}  # batch size -> how many images at most; the last one covers the whole split
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What running a variant over the whole test split came to."""
+
+    parity: Parity
+    accuracy: Accuracy
+
+
+def prove(
+    predict: Predict,
+    precision: str,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    reference: NDArray[np.float32],
+) -> Proof:
+    """Runs a variant over the test split at both batch sizes and compares it with `reference`.
+
+    Args:
+        predict: The variant.
+        precision: Which floors it must keep.
+        images: uint8 `[N, H, W, 3]`.
+        labels: int64 `[N]`.
+        reference: The parent's probabilities, float32 `[N, classes]`.
+
+    Raises:
+        KilnError: An answer has the wrong shape or type, or is not finite.
+    """
+    floor = FLOORS[precision]
+    largest, agreement, mean, answers = 0.0, 1.0, 0.0, reference
+    for batch, limit in BATCHES.items():
+        expected = reference[:limit]
+        answers = in_batches(predict, images[:limit], batch, expected.shape[1])
+        difference = np.abs(answers - expected)
+        largest, mean = max(largest, float(difference.max())), max(mean, float(difference.mean()))
+        agreement = min(agreement, float(np.mean(answers.argmax(1) == expected.argmax(1))))
+    parity = Parity(len(images), list(BATCHES), largest, mean, agreement, floor.max_abs_diff, floor.top1_agreement)
+    return Proof(parity, Accuracy.of(int(np.sum(answers.argmax(1) == labels)), len(labels)))
+
+
+def in_batches(predict: Predict, images: NDArray[np.uint8], batch: int, classes: int) -> NDArray[np.float32]:
+    """Probabilities float32 `[N, classes]` of all images, `batch` at a time; the last batch may be smaller.
+
+    Raises:
+        KilnError: An answer has the wrong shape or type, or is not finite.
+    """
+    answers = np.empty((len(images), classes), np.float32)
+    for start in range(0, len(images), batch):
+        part = np.ascontiguousarray(images[start : start + batch])
+        answer = predict(part)
+        if answer.shape != (len(part), classes) or answer.dtype != np.float32:
+            raise KilnError(
+                f"answered {len(part)} images with {answer.dtype} {answer.shape}, not float32 [N, {classes}]"
+            )
+        answers[start : start + len(part)] = answer
+    if not np.isfinite(answers).all():
+        raise KilnError(f"{int((~np.isfinite(answers)).any(1).sum())} of {len(images)} answers are not finite numbers")
+    return answers
+
+
+def shortfall(parity: Parity) -> str:
+    """In words, which floor is missed and by what; empty if both are kept."""
+    missed = []
+    if parity.floor_max_abs_diff is not None and parity.max_abs_diff > parity.floor_max_abs_diff:
+        missed.append(
+            f"a probability differs by {parity.max_abs_diff:.2g}, allowed are {parity.floor_max_abs_diff:.2g}"
+        )
+    if parity.top1_agreement < parity.floor_top1_agreement:
+        missed.append(
+            f"the top class agrees on {100 * parity.top1_agreement:.2f}%, "
+            f"asked are {100 * parity.floor_top1_agreement:.2f}%"
+        )
+    return "; ".join(missed)

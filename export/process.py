@@ -1,0 +1,102 @@
+"""Starts the worker processes of an export and turns every way in which one can end into a `Reply`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import catalog
+from catalog import read_card
+from export.worker import EMPTY, Convert, Prepare, Reply
+
+WORKER = "export.worker"
+
+
+def ask(request: Prepare | Convert, timeout: float, scratch: Path | None = None) -> Reply:
+    """Runs a request in a process of its own; its reply's `error` says how it failed, if it did.
+
+    `timeout` is in seconds. The process is gone when this returns or raises, and so is what it kept in `scratch`.
+    """
+    with tempfile.TemporaryDirectory(prefix="modelkiln-", dir=scratch) as folder:
+        reply, log = Path(folder, "reply.json"), Path(folder, "log.txt")
+        task = type(request).__name__.lower()
+        line = json.dumps({"task": task, "request": dataclasses.asdict(request), "reply": str(reply)})
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", WORKER],
+                cwd=catalog.ROOT,
+                env=_environment(),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            ended = _wait(process, line, timeout)
+        finally:
+            _end(process)
+        if reply.is_file():
+            return _without_paths(read_card(Reply, reply), request)
+        why = f"took longer than {timeout:g} s" if not ended else _how(process.returncode)
+        last = _last_line(log)
+        return _without_paths(
+            Reply(f"{why}; last said: {last}" if last else why, "", EMPTY, EMPTY, None, None), request
+        )
+
+
+def _environment() -> dict[str, str]:
+    """On the CPU, where parity is defined (a GPU's float is coarser), quietly, with Keras on TensorFlow."""
+    told = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    unset = {"TF_USE_LEGACY_KERAS"}
+    return {**{key: value for key, value in os.environ.items() if key not in unset}, **told}
+
+
+def _wait(process: subprocess.Popen[bytes], line: str, timeout: float) -> bool:
+    """Whether the process ended by itself in time; its input stays open as long as somebody waits for it."""
+    assert process.stdin is not None
+    try:
+        process.stdin.write(line.encode() + b"\n")
+        process.stdin.flush()
+        process.wait(timeout)
+    except BrokenPipeError:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends it and its children, if it still runs."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):  # what it never read
+            process.stdin.close()
+
+
+def _how(status: int) -> str:
+    if status < 0:
+        return f"the converter's process was ended by {signal.Signals(-status).name}"
+    return f"the converter's process ended with status {status} and no reply"
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""
+
+
+def _without_paths(reply: Reply, request: Any) -> Reply:
+    """Cards travel: a reason names files, not where they lay on this machine."""
+    error = reply.error
+    for path in (request.folder, str(Path(request.keras_path).parent), str(catalog.ROOT), tempfile.gettempdir()):
+        error = error.replace(f"{path}{os.sep}", "")
+    return dataclasses.replace(reply, error=error)

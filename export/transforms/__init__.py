@@ -1,0 +1,1 @@
+"""Transforms: one a file, a Keras model in and a Keras model out."""

@@ -1,0 +1,1 @@
+"""Answers REST predictions with the variants in the store; never imports tensorflow or keras."""

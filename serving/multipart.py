@@ -1,0 +1,85 @@
+"""Reads a `multipart/form-data` body that lies in memory (RFC 7578), in a few searches for the boundary.
+
+A streaming parser would look at every byte in Python; the body is bounded already, so this one need not.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from serving.errors import RequestError, quoted
+
+MAX_PARTS = 64
+MAX_HEADER_BYTES = 4096  # of one part
+_BOUNDARY = re.compile(r';\s*boundary=(?:"([^"\r\n]{1,70})"|([^\s;",]{1,70}))', re.IGNORECASE)
+_NAME = re.compile(rb'^content-disposition:\s*form-data\s*;(?:.*;)?\s*name="([^"\r\n]*)"', re.IGNORECASE | re.MULTILINE)
+
+
+class Part(NamedTuple):
+    """One field of a form."""
+
+    name: str
+    content: bytes
+
+
+def parse(content_type: str, body: bytes) -> list[Part]:
+    """The parts, in order. File names and the parts' content types are not read: bytes speak for themselves.
+
+    Raises:
+        RequestError: 400 `multipart_invalid`; no boundary, a broken frame, or too many parts.
+    """
+    found = _BOUNDARY.search(content_type)
+    if found is None:
+        raise _invalid("the content type names no boundary")
+    delimiter = b"\r\n--" + (found[1] or found[2]).encode("latin-1")
+    at = 0 if body.startswith(delimiter[2:]) else body.find(delimiter) + 2  # a preamble is skipped
+    if at == 1:
+        raise _invalid("the boundary that the content type names is not in the body")
+    at += len(delimiter) - 2
+    parts: list[Part] = []
+    while not body.startswith(b"--", at):
+        if len(parts) == MAX_PARTS:
+            raise _invalid(f"there are more than {MAX_PARTS} parts")
+        part, at = _part(body, at, delimiter)
+        parts.append(part)
+    return parts
+
+
+def _part(body: bytes, at: int, delimiter: bytes) -> tuple[Part, int]:
+    """The part whose delimiter ends at `at`, and where the next delimiter ends."""
+    start = body.find(b"\r\n", at, at + 16)  # padding may follow the boundary
+    if start < 0 or body[at:start].strip(b" \t"):
+        raise _invalid("a boundary is not followed by a line break")
+    headers_end = body.find(b"\r\n\r\n", start, start + MAX_HEADER_BYTES)
+    if headers_end < 0:
+        raise _invalid("a part's headers do not end")
+    end = body.find(delimiter, headers_end + 2)
+    if end < 0:
+        raise _invalid("the last part does not end with the boundary")
+    name = _NAME.search(body[start + 2 : headers_end])
+    if name is None:
+        raise _invalid("a part has no name")
+    return Part(name[1].decode("utf-8", "replace"), body[headers_end + 4 : end]), end + len(delimiter)
+
+
+def _invalid(what: str) -> RequestError:
+    return RequestError(400, "multipart_invalid", f"the multipart body cannot be read: {what}")
+
+
+def only_field(parts: list[Part], field: str) -> bytes:
+    """The content of the one field a form is to have.
+
+    Raises:
+        RequestError: 400 `field_missing`, `field_unknown` or `field_repeated`, naming it.
+    """
+    for part in parts:
+        if part.name != field:
+            raise RequestError(
+                400, "field_unknown", f"the form has a field {quoted(part.name)}; it takes one, {field!r}"
+            )
+    if not parts:
+        raise RequestError(400, "field_missing", f"the form lacks its one field, {field!r}")
+    if len(parts) > 1:
+        raise RequestError(400, "field_repeated", f"the form has {len(parts)} fields {field!r}; it takes one")
+    return parts[0].content

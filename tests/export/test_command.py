@@ -1,0 +1,165 @@
+"""The command: everything exported, proved and skipped the second time; killed, refused and crashed workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import catalog
+from catalog import CARD, Store, Variant, VariantCard, plugin
+from export import pages, parity, pipeline, process
+from export.worker import Convert
+from tests.export.conftest import Run
+from training import data
+
+VARIANTS = pipeline.wanted("tiny", [], [])
+
+
+def stamps(store: Store) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in store.root.rglob("*") if path.is_file()}
+
+
+def test_all_formats_and_precisions_are_made_by_default(store: Store) -> None:
+    made = [card.variant.version for card in store.variants("tiny")]
+    assert {"keras-fp32", "litert-fp32", "onnx-fp32", "onnx-int8"} <= set(made)
+    assert made == sorted(variant.version for variant in VARIANTS)
+
+
+def test_the_table_names_every_variant(first_run: subprocess.CompletedProcess[str]) -> None:
+    assert first_run.returncode == 0
+    for variant in VARIANTS:
+        assert str(variant) in first_run.stdout
+    assert "Traceback" not in first_run.stderr
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_card_vouches_for_its_file_and_keeps_its_floor(store: Store, variant: Variant) -> None:
+    folder = store.variant_dir(variant)
+    card = catalog.read_card(VariantCard, folder / CARD)
+    store.verify(folder, card.files)
+    assert card.status == "ok" and card.parity and card.parity.holds and card.accuracy
+    assert card.size_bytes == (folder / card.file).stat().st_size > card.gzip_bytes > 1000
+    assert card.parity.images == card.accuracy.images == card.dataset.test_images
+    assert card.operators and card.settings and card.versions and card.seconds > 0
+    assert card.parent_sha256 == store.card("tiny").weights_sha256
+    assert str(store.root) not in (folder / CARD).read_text()
+    assert abs(card.accuracy.top1 - store.card("tiny").accuracy.top1) <= 1.0
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if plugin("export.formats", v.format).SERVABLE], ids=str)
+def test_figures_are_those_of_the_file(store: Store, variant: Variant) -> None:
+    folder = store.variant_dir(variant)
+    card = catalog.read_card(VariantCard, folder / CARD)
+    predict = plugin("export.formats", variant.format).load(folder / card.file, 2)
+    digits = data.load("digits")
+    answers = parity.in_batches(predict, digits.x_test, 32, 10)
+    assert card.accuracy and int((answers.argmax(1) == digits.y_test).sum()) == card.accuracy.correct
+    np.testing.assert_allclose(answers.sum(1), 1, atol=1e-5)
+
+
+def test_a_killed_export_leaves_the_old_variant_and_the_next_run_makes_nothing(run: Run, store: Store) -> None:
+    before = stamps(store)
+    command = ["export", "tiny", "--formats", "onnx", "--precisions", "fp32", "--force", "--store", str(store.root)]
+    killed = subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=catalog.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    staged = store.model_dir("tiny") / "variants" / f".onnx-fp32.{killed.pid}.tmp"
+    deadline = time.monotonic() + 90
+    while not staged.exists():
+        assert time.monotonic() < deadline and killed.poll() is None
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert stamps(store).items() >= before.items()
+    assert [card.variant.version for card in store.variants("tiny")] == sorted(v.version for v in VARIANTS)
+    again = run("export", "tiny", "--store", store.root)
+    assert again.returncode == 0 and "onnx-fp32" in again.stdout
+    assert not list((store.model_dir("tiny") / "variants").glob(".*"))
+    assert stamps(store) == before
+
+
+def test_failures_have_their_rows_and_do_not_stop_the_others(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Store(tmp_path / "store")
+    shutil.copytree(store.model_dir("tiny"), copy.model_dir("tiny"), ignore=shutil.ignore_patterns("variants"))
+    monkeypatch.setattr(process, "WORKER", "tests.export.misbehaving_worker")
+    variants = pipeline.wanted("tiny", ["litert", "onnx"], ["fp32"])
+    cards = pipeline.export(copy, variants, pipeline.Options(), begin=lambda _: None, done=lambda: None)
+    litert, onnx = cards
+    assert litert.status == "failed" and "SIGSEGV" in litert.reason and "about to fall over" in litert.reason
+    assert (litert.file, litert.files, litert.parity) == ("", {}, None)
+    assert onnx.status == "below-floor" and "differs by" in onnx.reason and onnx.parity and not onnx.parity.holds
+    assert copy.variants("tiny") == cards
+    parent = copy.card("tiny")
+    assert pipeline.found(copy, parent, variants[0], pipeline.Options()) is None  # a failed one is tried again
+    assert pipeline.found(copy, parent, variants[1], pipeline.Options()) == onnx
+
+
+def test_a_worker_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "WORKER", "tests.export.misbehaving_worker")
+    request = Convert("model.keras", str(tmp_path), str(tmp_path), "keras", "fp32", 1)
+    started = time.monotonic()
+    assert process.ask(request, timeout=3).error == "took longer than 3 s"
+    assert time.monotonic() - started < 10
+
+
+def test_changed_weights_settings_or_files_make_a_variant_due(store: Store) -> None:
+    parent, options, variant = store.card("tiny"), pipeline.Options(), Variant("tiny", "onnx", "int8")
+    assert pipeline.found(store, parent, variant, options) is not None
+    assert pipeline.found(store, dataclasses.replace(parent, weights_sha256="0"), variant, options) is None
+    assert pipeline.found(store, parent, variant, dataclasses.replace(options, calibration_images=64)) is None
+    assert pipeline.found(store, parent, variant, dataclasses.replace(options, force=True)) is None
+    path = store.variant_dir(variant) / "model.onnx"
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content[:-1])
+        assert pipeline.found(store, parent, variant, options) is None
+    finally:
+        path.write_bytes(content)
+
+
+def test_sweep_keeps_what_a_living_process_stages_and_puts_back_what_was_set_aside(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f".a.{dead.pid}.tmp", f".b.{os.getpid()}.tmp", f".c.{dead.pid}.old", f".d.{dead.pid}.old", "d"):
+        (tmp_path / name).mkdir()
+    pipeline.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f".b.{os.getpid()}.tmp", "c", "d"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nosuch"], "no trained model 'nosuch'"),
+        (["tiny", "--formats", "onxn"], "did you mean 'onnx'"),
+        (["tiny", "--precisions", "int3"], "no precision 'int3'"),
+        (["inspect", "tiny/onnx-int3"], "tiny/onnx-int8"),
+        (["../etc"], "cannot name a model"),
+    ],
+)
+def test_mistakes_get_one_sentence(run: Run, store: Store, arguments: list[str], words: str) -> None:
+    done = run("export", *arguments, "--store", store.root)
+    assert done.returncode == 1 and words in done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+def test_inspect_prints_the_card(run: Run, store: Store) -> None:
+    done = run("export", "inspect", "tiny/onnx-int8", "--store", store.root)
+    assert done.returncode == 0
+    for word in ("QLinearConv", "95% interval", "calibration images 1024", "top class agrees", "opset 17"):
+        assert word in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB")])
+def test_bytes_in_words(count: int, words: str) -> None:
+    assert pages.bytes_in_words(count) == words

@@ -1,0 +1,151 @@
+"""What every runtime format promises, and the files that `load` refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import catalog
+from catalog import KilnError, Store, Variant, plugin
+from export import pipeline
+from export.formats import litert as litert_format
+from export.formats import onnx as onnx_format
+from export.onnx_wire import read_header
+
+SERVABLE = [v for v in pipeline.wanted("tiny", [], []) if plugin("export.formats", v.format).SERVABLE]
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
+
+
+def file_of(store: Store, variant: Variant) -> Path:
+    return store.variant_dir(variant) / f"model{plugin('export.formats', variant.format).SUFFIX}"
+
+
+@pytest.mark.parametrize("variant", SERVABLE, ids=str)
+def test_any_batch_size_and_the_same_answers(store: Store, variant: Variant) -> None:
+    predict = plugin("export.formats", variant.format).load(file_of(store, variant), 2)
+    whole = predict(IMAGES)
+    assert whole.shape == (40, 10) and whole.dtype == np.float32
+    for size in (1, 3, 32, 1):
+        np.testing.assert_allclose(predict(IMAGES[:size]), whole[:size], atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", SERVABLE, ids=str)
+def test_threads_do_not_mix_answers_up(store: Store, variant: Variant) -> None:
+    predict = plugin("export.formats", variant.format).load(file_of(store, variant), 1, spinning=False)
+    whole = predict(IMAGES)
+
+    def check(seed: int) -> float:
+        start, size = seed % 20, 1 + seed % 7
+        return float(np.abs(predict(IMAGES[start : start + size]) - whole[start : start + size]).max())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert max(pool.map(check, range(200))) < 1e-5
+
+
+@pytest.mark.parametrize("variant", SERVABLE, ids=str)
+def test_loading_imports_no_training_framework(store: Store, variant: Variant) -> None:
+    code = (
+        "import sys, numpy; from pathlib import Path; from catalog import plugin\n"
+        f"predict = plugin('export.formats', {variant.format!r}).load(Path(sys.argv[1]), 1)\n"
+        "assert predict(numpy.zeros((2, 32, 32, 3), numpy.uint8)).shape == (2, 10)\n"
+        "print(sorted({'tensorflow', 'keras', 'tf2onnx', 'onnx', 'training'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, str(file_of(store, variant))]
+    done = subprocess.run(command, cwd=catalog.ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+@pytest.mark.parametrize("variant", SERVABLE, ids=str)
+@pytest.mark.parametrize("damage", ["empty", "text", "half", "missing"])
+def test_damaged_files_are_refused_by_name(store: Store, variant: Variant, damage: str, tmp_path: Path) -> None:
+    form, whole = plugin("export.formats", variant.format), file_of(store, variant).read_bytes()
+    path = tmp_path / f"broken{form.SUFFIX}"
+    if damage != "missing":
+        path.write_bytes({"empty": b"", "text": b"this is no model", "half": whole[: len(whole) // 2]}[damage])
+    with pytest.raises(KilnError, match="broken"):
+        form.load(path, 1)
+
+
+def tampered(source: Path, target: Path, change: Any) -> Path:
+    model = onnx.load(source)
+    change(model)
+    target.write_bytes(model.SerializeToString())
+    return target
+
+
+def outside(model: Any) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../secret.bin")
+    tensor.ClearField("raw_data")
+
+
+def outside_in_an_attribute(model: Any) -> None:
+    constant = helper.make_node("Constant", [], ["unused"], value=onnx.numpy_helper.from_array(np.zeros(3, np.float32)))
+    constant.attribute[0].t.data_location = TensorProto.EXTERNAL
+    constant.attribute[0].t.external_data.add(key="location", value="secret.bin")
+    model.graph.node.insert(0, constant)
+
+
+def opset_9(model: Any) -> None:
+    model.opset_import[0].version = 9
+
+
+def foreign_domain(model: Any) -> None:
+    model.opset_import.add(domain="com.example", version=1)
+
+
+def float_input(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def fixed_batch(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (outside, "external data"),
+        (outside_in_an_attribute, "external data"),
+        (opset_9, "opset 9"),
+        (foreign_domain, "com.example"),
+        (float_input, "one uint8"),
+        (fixed_batch, "one uint8"),
+    ],
+)
+def test_onnx_of_another_contract_is_refused(onnx_path: Path, tmp_path: Path, change: Any, words: str) -> None:
+    path = tampered(onnx_path, tmp_path / "tampered.onnx", change)
+    with pytest.raises(KilnError, match=rf"tampered\.onnx.*{words}"):
+        onnx_format.load(path, 1)
+
+
+def test_the_header_is_what_the_onnx_package_reads(onnx_path: Path) -> None:
+    model, header = onnx.load(onnx_path), read_header(onnx_path.read_bytes())
+    assert header.ir_version == model.ir_version == 8
+    assert header.opsets == {entry.domain: entry.version for entry in model.opset_import} == {"": 17}
+    assert not header.external and header.graphs == 1
+
+
+def test_the_header_of_a_cut_file_is_an_error_or_lacks_the_graph(onnx_path: Path) -> None:
+    content = onnx_path.read_bytes()
+    for end in (*range(200), *range(200, len(content), 9973)):
+        try:
+            assert read_header(content[:end]).graphs == 0
+        except ValueError as error:
+            assert str(error)
+
+
+def test_litert_runs_in_one_piece_without_shape_arithmetic(store: Store) -> None:
+    card = next(card for card in store.variants("tiny") if card.variant.format == "litert")
+    assert card.settings["delegate_partitions"] == 1
+    assert not {"SHAPE", "PACK", "STRIDED_SLICE", "READ_VARIABLE"} & set(card.operators)
+    assert litert_format.SETTINGS["fp32"].items() <= card.settings.items()
