@@ -90,7 +90,7 @@ bento: $(READY) ## Pack the service and its variants into a bento
 
 .PHONY: lock
 lock: $(READY) ## Renew requirements/*.txt from pyproject.toml (add UPGRADE=--upgrade for newer versions)
-	@for set in dev train export serve bench; do \
+	@for set in dev train export serve bench sweep; do \
 	  $(BIN)/uv pip compile pyproject.toml --extra $$set $$([ $$set = dev ] || echo -c requirements/dev.txt) \
 	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	    $$([ $$set = dev ] && echo "$(UPGRADE)") -o requirements/$$set.txt; done
