@@ -1,4 +1,4 @@
-"""`python -m export.zoo MODEL …`: puts servable ONNX variants and their cards into `zoo/`, which ships with the project.
+"""`python -m export.zoo MODEL …`: puts servable ONNX variants with their cards into `zoo/`, which ships with the code.
 
 `bentoml serve` on a fresh clone answers from there. A model is replaced only by a better one, and the whole stays
 within `LIMIT_BYTES`.
