@@ -184,7 +184,10 @@ def test_jax_trains_the_same_files_where_there_is_no_tensorflow(tmp_path):
     ]
     probe = (
         "import sys, runpy\n"
-        "sys.modules['tensorflow'] = None  # importing it now fails\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'tensorflow': raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
         f"sys.argv = {arguments!r}\n"
         "runpy.run_module('training', run_name='__main__')"
     )
