@@ -1,0 +1,82 @@
+"""The loop from inside: what an epoch's arrays are, averaging, class weights, small images first, distillation."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from catalog import KilnError, Recipe, Store
+from training import data, distill, loop, network
+from training.checkpoint import Checkpoints
+from training.complete import complete
+
+
+@pytest.fixture(scope="module")
+def few() -> data.Dataset:
+    whole = data.load("digits")
+    return dataclasses.replace(
+        whole, x_train=whole.x_train[:48], y_train=whole.y_train[:48], x_val=whole.x_val[:20], y_val=whole.y_val[:20]
+    )
+
+
+def job(few: data.Dataset, store: Store, architecture: str = "lenet", **recipe: object) -> loop.Job:
+    made = dataclasses.replace(Recipe(batch_size=16, epochs=2), **recipe)  # type: ignore[arg-type]
+    return loop.Job("m", architecture, "test", made, few, 0, store)
+
+
+def test_small_images_first_with_mixing_averaging_and_class_weights(few, tmp_path, monkeypatch):
+    seen = []
+    draw = loop._Run.draw
+    monkeypatch.setattr(loop._Run, "draw", lambda run, epoch: seen.append(draw(run, epoch)) or seen[-1])
+    asked = job(
+        few, Store(tmp_path), "resnet18", stem="half", sizes=((0.0, 16), (0.5, 32)), cutmix=1.0, average=0.5,
+        class_weights=True, augment="advanced", optimizer="sgd", learning_rate=0.01, weight_decay=1e-3,
+    )  # fmt: skip
+    trained = loop.train(asked)
+    assert [x.shape for x, *_ in seen] == [(48, 16, 16, 3), (48, 32, 32, 3)]
+    weights = seen[0][2]
+    assert weights is not None and len(np.unique(weights)) > 1
+    assert weights.mean() == pytest.approx(1, abs=0.05)
+    assert len(trained.history) == 2
+    card = complete(asked, trained, "python -m training resnet18")
+    saved = trained.keras.models.load_model(asked.folder / "model.keras", compile=False)
+    assert tuple(saved.input_shape) == (None, 32, 32, 3) and card.accuracy.images == 359
+    assert card.weights_sha256 == network.weights_sha256(trained.model)
+
+
+def test_what_is_saved_is_the_average_of_the_weights(few, tmp_path):
+    plain = loop.train(job(few, Store(tmp_path / "a"), average=0.0)).model.get_weights()
+    averaged = loop.train(job(few, Store(tmp_path / "b"), average=0.9)).model.get_weights()
+    loop.keras_namespace().utils.set_random_seed(0)
+    start = network.build(loop.keras_namespace(), "lenet", (32, 32, 3), 10, Recipe()).get_weights()
+    moved, held = (sum(float(np.abs(w - s).sum()) for w, s in zip(ws, start, strict=True)) for ws in (plain, averaged))
+    assert 0 < held < 0.6 * moved
+
+
+def test_a_teacher_must_be_trained_on_the_same_data(quick_store, few):
+    store = Store(quick_store)
+    assert distill.teacher_card(store, "lenet", few).model == "lenet"
+    with pytest.raises(KilnError, match=r"was trained on digits, not on this other; train it first"):
+        distill.teacher_card(store, "lenet", dataclasses.replace(few, name="other", sha256="0" * 64))
+    with pytest.raises(KilnError, match="no trained model 'simcnn'"):
+        distill.teacher_card(store, "simcnn", few)
+
+
+def test_a_student_learns_its_teachers_answers_rather_than_the_labels(quick_store, few, tmp_path):
+    """Taught with the whole weight on the teacher and every label false, it must follow the teacher."""
+    lies = dataclasses.replace(few, y_train=(few.y_train + 1) % 10)
+    asked = job(
+        lies, Store(quick_store), teacher="lenet", distill_weight=1.0, temperature=2.0, epochs=30, learning_rate=3e-3
+    )
+    asked = dataclasses.replace(asked, store=Store(quick_store), model="student")
+    trained = loop.train(asked)
+    Checkpoints(asked.folder / "checkpoints").clear()
+    said = np.asarray(trained.model.predict(few.x_train, verbose=0)).argmax(axis=1)
+    assert (said == few.y_train).mean() > 0.8
+
+
+def test_resuming_with_another_seed_or_data_is_refused(few, tmp_path):
+    first = job(few, Store(tmp_path), epochs=1)
+    loop.train(first)
+    with pytest.raises(KilnError, match=r"seed was 0, is 1.*--force"):
+        loop.train(dataclasses.replace(first, seed=1))
