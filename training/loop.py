@@ -106,6 +106,15 @@ def train(job: Job) -> Trained:
         Interrupted: SIGINT or SIGTERM came; the run stopped at a step boundary and is saved.
         KilnError: There is an unfinished run with another recipe.
     """
+    run = prepare(job)
+    with _stopping(run), run.bar:
+        run.epochs()
+    run.finish()
+    return Trained(run.keras, run.model, run.state.history, run.state.seconds)
+
+
+def prepare(job: Job) -> _Run:
+    """The run at its first step, or where its newest whole checkpoint left it."""
     checkpoints = Checkpoints(job.folder / "checkpoints")
     found = checkpoints.newest(lambda message: console.err.print(f"{job.model}: {message}", style="yellow"))
     if found:
@@ -114,27 +123,11 @@ def train(job: Job) -> Trained:
     keras.utils.set_random_seed(job.seed)
     shape = (None, None, 3) if job.recipe.sizes else job.dataset.x_train.shape[1:]
     model = network.build(keras, job.architecture, shape, len(job.dataset.classes), job.recipe)
-    steps = math.ceil(len(job.dataset.x_train) / job.recipe.batch_size)
-    optimizer = optimize.optimizer(keras, job.recipe, steps)
-    model.compile(
-        optimizer=optimizer,
-        loss=optimize.loss(keras, job.recipe, len(job.dataset.classes)),
-        metrics=[_top1(keras, len(job.dataset.classes))],
-        jit_compile=_on_gpu(keras) or keras.backend.backend() == "jax",
-        steps_per_execution=STEPS_A_CALL if model.count_params() < 1_000_000 else 1,
-    )
-    optimizer.build(model.trainable_variables)
-    labels = None
-    if job.recipe.teacher:
-        labels = distill.labeller(keras, job.store, job.recipe.teacher, job.recipe.temperature)
-    run = _Run(job, model, optimizer, checkpoints, steps, labels)
+    run = _Run(job, keras, model, checkpoints)
     if found:
         run.restore(*found)
         console.err.print(f"{job.model}: going on from epoch {run.state.epoch + 1}, step {run.state.step}")
-    with _stopping(run), run.bar:
-        run.epochs()
-    run.finish()
-    return Trained(keras, model, run.state.history, run.state.seconds)
+    return run
 
 
 def _top1(keras: Any, classes: int) -> Any:
@@ -168,14 +161,27 @@ def _stopping(run: _Run) -> Iterator[None]:
 class _Run:
     """The loop's moving parts: position, sums of the running epoch, the clock."""
 
-    def __init__(self, job: Job, model: Any, optimizer: Any, checkpoints: Checkpoints, steps: int, labels: Any) -> None:
-        self.job, self.model, self.optimizer, self.checkpoints = job, model, optimizer, checkpoints
-        self.steps, self.labels = steps, labels
+    def __init__(self, job: Job, keras: Any, model: Any, checkpoints: Checkpoints) -> None:
+        self.job, self.keras, self.model, self.checkpoints = job, keras, model, checkpoints
+        classes = len(job.dataset.classes)
+        self.steps = math.ceil(len(job.dataset.x_train) / job.recipe.batch_size)
+        self.optimizer = optimize.optimizer(keras, job.recipe, self.steps)
+        model.compile(
+            optimizer=self.optimizer,
+            loss=optimize.loss(keras, job.recipe, classes),
+            metrics=[_top1(keras, classes)],
+            jit_compile=_on_gpu(keras) or keras.backend.backend() == "jax",
+            steps_per_execution=STEPS_A_CALL if model.count_params() < 1_000_000 else 1,
+        )
+        self.optimizer.build(model.trainable_variables)
+        self.labels = None
+        if job.recipe.teacher:
+            self.labels = distill.labeller(keras, job.store, job.recipe.teacher, job.recipe.temperature)
         self.state = State(job.identity, epoch=0, step=0)
         self.stop_asked = False
         self.saved_at = self.begun = time.monotonic()
         self.bar = console.progress(rich.progress.TextColumn("{task.fields[figures]}"))
-        self.task = self.bar.add_task(job.model, total=job.recipe.epochs * steps, figures="")
+        self.task = self.bar.add_task(job.model, total=job.recipe.epochs * self.steps, figures="")
         frequency = np.bincount(job.dataset.y_train, minlength=len(job.dataset.classes))
         weight = len(job.dataset.y_train) / (len(frequency) * np.maximum(frequency, 1))
         self.class_weight = weight.astype(np.float32) if job.recipe.class_weights else None
@@ -273,9 +279,8 @@ class _Run:
         """The callback that counts steps, moves the bar, guards the loss, saves and stops."""
         run, batch = self, self.job.recipe.batch_size
         begun = time.monotonic()
-        import keras
 
-        class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
+        class Watcher(self.keras.callbacks.Callback):  # type: ignore[misc, name-defined]
             def on_train_batch_end(self, index: int, logs: dict[str, float] | None = None) -> None:
                 logs = logs or {}
                 step = min(first + index + 1, run.steps)

@@ -1,0 +1,137 @@
+"""`python -m benchmarks.training_speed`: what the training loop costs beside a bare `model.fit` on the same arrays.
+
+Both sides train the same network by the same recipe in the same process, in turn, several rounds; the ratio of each
+round is reported, so a machine whose speed drifts does not matter. Augmentation is timed alone, on one epoch's images,
+and given as a share of the bare time for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import rich.table
+import typer
+
+import catalog
+import console
+from catalog import Recipe
+
+app = console.app("Measures the training loop against a bare model.fit.")
+NETWORKS = {"lenet": Recipe(batch_size=128), "simcnn": Recipe(batch_size=128)}
+NETWORKS["resnet50"] = Recipe(batch_size=128, stem="imagenet")
+IMAGES = {"lenet": 25_600, "simcnn": 12_800, "resnet50": 1_280}
+
+
+@app.command()
+def measure(
+    models: Annotated[str, typer.Option(help="comma-separated")] = ",".join(NETWORKS),
+    rounds: Annotated[int, typer.Option(min=1, help="of both sides, in turn")] = 5,
+    out: Annotated[Path | None, typer.Option(help="a JSON file for the figures")] = None,
+) -> None:
+    """Prints images/s of both sides, their ratio round by round, and what augmentation adds."""
+    found: dict[str, Any] = {"start_up_s": _start_up()}
+    table = rich.table.Table("model", "ours, images/s", "bare fit", "ratio: median", "least", "most", "augmentation")
+    for model in models.split(","):
+        if model not in NETWORKS:
+            raise catalog.KilnError(f"no network {model!r} is measured here; there are: {', '.join(NETWORKS)}")
+        row = found[model] = _compare(model, rounds)
+        ratios = sorted(row["ratios"])
+        cells = [f"{row['ours']:,.0f}", f"{row['bare']:,.0f}", f"{statistics.median(ratios):.3f}"]
+        table.add_row(model, *cells, f"{ratios[0]:.3f}", f"{ratios[-1]:.3f}", f"{100 * row['augmentation']:.1f}%")
+    console.out.print(table)
+    console.out.print(f"from the command to the first step done: {found['start_up_s']:.1f} s (lenet, digits)")
+    if out:
+        catalog.write_atomic(out, json.dumps(found, indent=2) + "\n")
+
+
+def _compare(model: str, rounds: int) -> dict[str, Any]:
+    """Both sides in turn; the first round of each compiles and is not counted."""
+    from training.augment import augment
+
+    data = _random_images(IMAGES[model])
+    images, targets = data.x_train, np.eye(10, dtype=np.float32)[data.y_train]
+    ours, bare = _ours(model, data), _bare(model, data)
+    pairs = [(ours(), bare()) for _ in range(rounds + 1)][1:]
+    rng = np.random.default_rng(0)
+    begun = time.perf_counter()
+    for _ in range(3):
+        augment(dataclasses.replace(NETWORKS[model], augment="basic"), images, targets, rng)
+    augmenting = (time.perf_counter() - begun) / 3
+    bare_s = statistics.median(b for _, b in pairs)
+    return {
+        "images": len(images),
+        "ours": len(images) / statistics.median(o for o, _ in pairs),
+        "bare": len(images) / bare_s,
+        "ratios": [b / o for o, b in pairs],
+        "augmentation": augmenting / bare_s,
+    }
+
+
+def _random_images(count: int) -> Any:
+    from training.data import Dataset
+
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, count)
+    return Dataset("random", "", "0" * 64, [str(i) for i in range(10)], x, y, x[:0], y[:0], x[:1], y[:1])
+
+
+def _ours(model: str, data: Any) -> Any:
+    """A function that trains one more epoch through the project's loop and returns its seconds."""
+    from training import loop
+
+    store = catalog.Store(tempfile.mkdtemp(prefix="modelkiln-speed-"))
+    recipe = dataclasses.replace(NETWORKS[model], epochs=1000)
+    run = loop.prepare(loop.Job(model, model, "speed", recipe, data, 0, store, checkpoint_seconds=1e9))
+
+    def epoch() -> float:
+        begun = time.perf_counter()
+        run.epoch(*run.draw(run.state.epoch))
+        return time.perf_counter() - begun
+
+    return epoch
+
+
+def _bare(model: str, data: Any) -> Any:
+    """A function that trains one epoch by `model.fit` as anybody would write it, and returns its seconds."""
+    from training import network
+    from training.loop import keras_namespace
+
+    keras, recipe = keras_namespace(), NETWORKS[model]
+    net = network.build(keras, model, (32, 32, 3), 10, recipe)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    net.compile(optimizer="adam", loss=loss, metrics=["accuracy"], jit_compile=keras.backend.backend() == "jax")
+
+    def epoch() -> float:
+        begun = time.perf_counter()
+        net.fit(data.x_train, data.y_train, batch_size=recipe.batch_size, epochs=1, verbose=0)
+        return time.perf_counter() - begun
+
+    return epoch
+
+
+def _start_up() -> float:
+    """Seconds from starting the command to its first training step being over, in a process of its own."""
+    first_step = (
+        "import sys; from training import loop\n"
+        "def stop(run, logs, speed):\n    print('first step', flush=True); raise SystemExit\n"
+        "loop._Run.show = stop\n"
+        "import runpy; runpy.run_module('training', run_name='__main__')"
+    )
+    with tempfile.TemporaryDirectory() as store:
+        arguments = ["lenet", "--dataset", "digits", "--recipe", "quick", "--store", store]
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-c", first_step, *arguments], cwd=catalog.ROOT, capture_output=True)
+        return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    console.run(app)
