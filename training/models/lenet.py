@@ -32,8 +32,8 @@ RECIPES = {
         validation=0.0,  # the report trained on all 50,000
         expects=59.71,
         where="cifar10",
-        minutes=5,
-        source="the student report this project grew out of (81.08 on its training images: it overfits)",
+        minutes=9,
+        source="the student report this project grew out of (81.08 on its training images: it overfits); here 60.07",
     ),
     "cpu": Recipe(
         optimizer="adamw",
@@ -46,10 +46,10 @@ RECIPES = {
         augment="basic",
         average=0.998,
         validation=0.04,
-        expects=72.0,
+        expects=74.6,
         where="cifar10",
-        minutes=20,
-        source="goal; 60 epochs gave 70.3",
+        minutes=47,
+        source="measured, seed 0: 74.65 on one core of a busy Xeon 2.50 GHz; the card is in zoo/lenet",
     ),
     "quick": Recipe(
         optimizer="adamw",
