@@ -22,7 +22,7 @@ def test_the_zoo_answers_where_nothing_was_trained(tmp_path: Path):
     with processes.serving(tmp_path, settings=settings) as server:
         for model in ZOO.models():
             for card in ZOO.variants(model):
-                asked = {"model": model, "version": card.variant.version, "top": 10}
+                asked: dict[str, str | int] = {"model": model, "version": card.variant.version, "top": 10}
                 answer = httpx.post(f"{server.url}/predict", params=asked, content=buffer.getvalue(), timeout=30)
                 assert answer.status_code == 200, answer.text
                 told = answer.json()

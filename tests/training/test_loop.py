@@ -27,7 +27,12 @@ def job(few: data.Dataset, store: Store, architecture: str = "lenet", **recipe: 
 def test_small_images_first_with_mixing_averaging_and_class_weights(few, tmp_path, monkeypatch):
     seen = []
     draw = loop._Run.draw
-    monkeypatch.setattr(loop._Run, "draw", lambda run, epoch: seen.append(draw(run, epoch)) or seen[-1])
+
+    def watched(run, epoch):
+        seen.append(draw(run, epoch))
+        return seen[-1]
+
+    monkeypatch.setattr(loop._Run, "draw", watched)
     asked = job(
         few, Store(tmp_path), "resnet18", stem="half", sizes=((0.0, 16), (0.5, 32)), cutmix=1.0, average=0.5,
         class_weights=True, augment="advanced", optimizer="sgd", learning_rate=0.01, weight_decay=1e-3,
