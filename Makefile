@@ -72,6 +72,10 @@ export-all: $(READY) ## Convert every trained model to every format and prove wh
 benchmark: $(READY) ## Measure accuracy, latency and size of every variant, and write the report
 	$(BIN)/python -m benchmarks run --store $(STORE) --threads $(THREADS) --out $(OUT) $(if $(MODELS),--models $(MODELS))
 
+.PHONY: training-speed
+training-speed: $(READY) ## Measure the training loop against a bare model.fit
+	$(BIN)/python -m benchmarks.training_speed
+
 .PHONY: report
 report: $(READY) ## Write the report again from the last measurements
 	$(BIN)/python -m benchmarks report --results $(OUT)/results.json --out $(OUT)

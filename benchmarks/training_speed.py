@@ -38,11 +38,12 @@ def measure(
     out: Annotated[Path | None, typer.Option(help="a JSON file for the figures")] = None,
 ) -> None:
     """Prints images/s of both sides, their ratio round by round, and what augmentation adds."""
+    names = models.split(",")
+    if unknown := [name for name in names if name not in NETWORKS]:
+        raise catalog.KilnError(f"no network {unknown[0]!r} is measured here; there are: {', '.join(NETWORKS)}")
     found: dict[str, Any] = {"start_up_s": _start_up()}
     table = rich.table.Table("model", "ours, images/s", "bare fit", "ratio: median", "least", "most", "augmentation")
-    for model in models.split(","):
-        if model not in NETWORKS:
-            raise catalog.KilnError(f"no network {model!r} is measured here; there are: {', '.join(NETWORKS)}")
+    for model in names:
         row = found[model] = _compare(model, rounds)
         ratios = sorted(row["ratios"])
         cells = [f"{row['ours']:,.0f}", f"{row['bare']:,.0f}", f"{statistics.median(ratios):.3f}"]
