@@ -46,10 +46,10 @@ RECIPES = {
         augment="basic",
         average=0.998,
         validation=0.04,
-        expects=82.5,
+        expects=83.3,
         where="cifar10",
-        minutes=35,
-        source="goal; 40 epochs gave 80.2",
+        minutes=71,
+        source="measured, seed 0: 83.31 on a busy 2-core Xeon 2.50 GHz; the card is in zoo/simcnn",
     ),
     "quick": Recipe(
         optimizer="adamw",
