@@ -25,7 +25,7 @@ import rich.progress
 
 import console
 from catalog import KilnError, Recipe, Store
-from training import distill, network, optimize
+from training import distill, kernels, network, optimize
 from training.augment import augment, resize
 from training.checkpoint import Checkpoints, State, same_run
 from training.data import Dataset
@@ -123,6 +123,8 @@ def prepare(job: Job) -> _Run:
     keras.utils.set_random_seed(job.seed)
     shape = (None, None, 3) if job.recipe.sizes else job.dataset.x_train.shape[1:]
     model = network.build(keras, job.architecture, shape, len(job.dataset.classes), job.recipe)
+    if keras.backend.backend() == "tensorflow" and not _on_gpu(keras):
+        kernels.use(keras, model)
     run = _Run(job, keras, model, checkpoints)
     if found:
         run.restore(*found)

@@ -1,0 +1,79 @@
+"""The faster kernels compute what Keras' own layers compute, and leave no trace in what is saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training import kernels
+from training.loop import keras_namespace
+from training.models import mobilenetv2
+
+def two_blocks(keras: Any) -> Any:
+    """uint8 `[N, H, W, 3]` to logits `[N, 10]` by the first convolution and two blocks of MobileNetV2."""
+    image = keras.Input((None, None, 3), dtype="uint8")
+    x = mobilenetv2._convolution(keras.layers, keras.layers.Rescaling(1 / 255)(image), 8, 3)
+    x = mobilenetv2._inverted_residual(keras.layers, x, 6, 12, 2)
+    x = mobilenetv2._inverted_residual(keras.layers, x, 6, 12, 1)
+    return keras.Model(image, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def one_step(keras: Any, model: Any, images: np.ndarray, labels: np.ndarray) -> tuple[float, list[np.ndarray]]:
+    """The loss and all weights after one step of plain SGD."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.01), loss, jit_compile=False)
+    return float(model.train_on_batch(images, labels)), model.get_weights()
+
+
+def test_a_step_gives_the_same_loss_weights_and_statistics(tmp_path: Path) -> None:
+    keras = keras_namespace()
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (16, 16, 16, 3), dtype=np.uint8), rng.integers(0, 10, 16)
+    plain, fast = (two_blocks(keras) for _ in range(2))
+    fast.set_weights(plain.get_weights())
+    kernels.use(keras, fast)
+    assert sum("call" in vars(layer) for layer in fast.layers) == 7 + 4  # BatchNorms and 1x1 convolutions
+
+    (plain_loss, plain_weights), (fast_loss, fast_weights) = (one_step(keras, m, images, labels) for m in (plain, fast))
+
+    assert fast_loss == pytest.approx(plain_loss, abs=1e-4)
+    for ours, theirs in zip(fast_weights, plain_weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3, rtol=2e-3)
+    fast.set_weights(plain_weights)
+    larger = rng.integers(0, 256, (16, 24, 24, 3), dtype=np.uint8)
+    for batch in (images, larger):  # another size retraces with unknown shapes
+        np.testing.assert_allclose(fast.predict(batch, verbose=0), plain.predict(batch, verbose=0), atol=1e-3)
+    fast.save(tmp_path / "fast.keras")
+    again = keras.models.load_model(tmp_path / "fast.keras")
+    assert not any("call" in vars(layer) for layer in again.layers)
+    np.testing.assert_allclose(again.predict(images, verbose=0), fast.predict(images, verbose=0), atol=1e-3)
+
+
+def test_a_strided_1x1_convolution_takes_every_other_pixel() -> None:
+    keras = keras_namespace()
+    image = keras.Input((7, 8, 4))
+    shortcut = keras.layers.Conv2D(6, 1, strides=2, padding="same", use_bias=False)
+    model = keras.Model(image, shortcut(image))
+    x = np.random.default_rng(0).normal(size=(2, 7, 8, 4)).astype(np.float32)
+    before = np.asarray(model(x))
+    kernels.use(keras, model)
+    assert "call" in vars(shortcut)
+    np.testing.assert_allclose(np.asarray(model(x)), before, atol=1e-5)
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
+    keras = keras_namespace()
+    image = keras.Input((8, 8, 4))
+    norm = keras.layers.BatchNormalization()
+    model = keras.Model(image, norm(image))
+    kernels.use(keras, model)
+    norm.trainable = False
+    before = [np.array(w) for w in norm.get_weights()]
+    x = np.random.default_rng(0).normal(3, 2, (16, 8, 8, 4)).astype(np.float32)
+    out = np.asarray(model(x, training=True))
+    np.testing.assert_allclose(out, x / np.sqrt(1 + norm.epsilon), rtol=1e-5)
+    for a, b in zip(before, norm.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
