@@ -35,6 +35,7 @@ from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent
 CARD = "card.json"
+POLICY = "policy.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
@@ -155,6 +156,37 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Flips:
+    """On which test images a variant and its float parent do not agree about right and wrong.
+
+    `p` is McNemar's exact two-sided p: how likely at least so uneven a split is if both are as good.
+    """
+
+    gained: int  # wrong in the parent, right in the variant
+    lost: int
+    p: float
+
+
+@dataclass(frozen=True)
+class WeightCount:
+    """Kernels and matrices as they lie in an exported file; biases, scales and tables are not counted.
+
+    `distinct` is the number of different values in the tensor that has most of them.
+    """
+
+    tensors: int
+    values: int
+    zeros: int
+    distinct: int
+    types: dict[str, int]  # element type -> values of it
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros, 0..1."""
+        return self.zeros / self.values if self.values else 0.0
+
+
+@dataclass(frozen=True)
 class Card:
     """A trained network: `card.json` beside `model.keras`. `files` maps each file's name to its sha256."""
 
@@ -224,6 +256,13 @@ class VariantCard:
     command: str
     created: str
     files: dict[str, str]
+    flips: Flips | None = None
+    weights: WeightCount | None = None
+    macs: int | None = None  # multiply-accumulates of the exported graph for one image
+    validation: Accuracy | None = None  # on the images held out of training: what searches and budgets judge by
+    validation_drop: float | None = None  # points of top-1 lost against the parent on these
+    allowed_drop: float | None = None  # the budget of `--max-accuracy-drop`, in points
+    search: list[dict[str, Any]] = field(default_factory=list)  # what was tried before this was chosen
 
 
 @dataclass(frozen=True)
@@ -249,6 +288,46 @@ class Measurement:
     images_per_s_at: dict[str, float] = field(default_factory=dict)  # batch size -> median images/s
     threads: int = 0
     peak_rss_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a model's owner asks of the variant that answers: `policy.json` beside the model's `card.json`.
+
+    `python -m benchmarks choose` writes it, serving reads it. Of the variants within the budgets the best by
+    `objective` answers: the lowest `p50_ms`, the highest `images_per_s`, the smallest `size_bytes` or the highest
+    accuracy. `rows` are the measurements that decide; where there are none, serving looks into results/ and the cards.
+    """
+
+    model: str
+    objective: Literal["latency", "throughput", "size", "accuracy"] = "latency"
+    max_accuracy_drop: float = 1.0  # percentage points of top-1 below the model's own card
+    max_size_bytes: int | None = None
+    version: str = ""  # answers whatever the figures say
+    canary: str = ""  # a second version, which answers `canary_share` of the requests that name none
+    canary_share: float = 0.0  # in 0..1
+    shadow: str = ""  # a version that computes the same requests unseen, and is compared in the metrics
+    rows: list[Measurement] = field(default_factory=list)
+    created: str = ""
+    command: str = ""
+
+    def allows(self, row: Measurement, parent_top1: float) -> bool:
+        """Whether a measured variant is within the budgets."""
+        fits = self.max_size_bytes is None or (row.size_bytes is not None and row.size_bytes <= self.max_size_bytes)
+        if row.status != "ok" or row.accuracy is None or not fits:
+            return False
+        return parent_top1 - row.accuracy.top1 <= self.max_accuracy_drop + 1e-9
+
+    def rank(self, row: Measurement) -> tuple[float, str] | None:
+        """What to take the minimum of among allowed rows; None where the objective's figure was not measured."""
+        figures = {
+            "latency": row.p50_ms,
+            "throughput": None if row.images_per_s is None else -row.images_per_s,
+            "size": row.size_bytes,
+            "accuracy": None if row.accuracy is None else -row.accuracy.top1,
+        }
+        figure = figures[self.objective]
+        return None if figure is None else (float(figure), row.variant.version)
 
 
 # --- records as JSON -------------------------------------------------------------------------------------------------
@@ -377,7 +456,12 @@ def now() -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, `+` behind it when files differ from it, or `unknown` outside a checkout."""
+    """The checkout's commit, `+` behind it when files differ from it, or `unknown` outside a checkout.
+
+    `MODELKILN_COMMIT` says it where a copy of the checkout runs, as on a cluster.
+    """
+    if told := os.environ.get("MODELKILN_COMMIT"):
+        return told
     try:
         run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True, timeout=10)
         head = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
@@ -410,7 +494,7 @@ def valid_name(name: str) -> bool:
 class Store:
     """Trained models and their variants on disk.
 
-    <root>/<model>/{card.json, model.keras, history.csv, plots/}
+    <root>/<model>/{card.json, policy.json, model.keras, history.csv, plots/}
     <root>/<model>/variants/<version>/{card.json, model.<suffix>}
     """
 
@@ -454,6 +538,21 @@ class Store:
         """Cards of all variants of a model, failed ones too, sorted by version."""
         folder = self.model_dir(model) / "variants"
         return [read_card(VariantCard, path) for path in sorted(folder.glob(f"[!.]*/{CARD}"))]  # dots are being staged
+
+    def policy(self, model: str) -> Policy | None:
+        """The model's policy, if it has one.
+
+        Raises:
+            KilnError: It cannot be read, is another model's, or its canary's share is none.
+        """
+        path = self.model_dir(model) / POLICY
+        if not path.is_file():
+            return None
+        policy = read_card(Policy, path)
+        if policy.model != model or not 0 <= policy.canary_share <= 1:
+            wrong = f"model {policy.model!r}, canary_share {policy.canary_share:g}"
+            raise KilnError(f"{path} has {wrong}; it takes model {model!r} and a canary_share of 0 to 1")
+        return policy
 
     def verify(self, folder: Path, files: dict[str, str], extra_allowed: bool = False) -> None:
         """Compares a folder with what its card vouches for.

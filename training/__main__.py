@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import rich.table
 import typer
@@ -42,6 +44,8 @@ def train(
     weights: Annotated[str, typer.Option(help="none or imagenet; overrides the recipe")] = "",
     teacher: Annotated[str, typer.Option(help="a trained model to distil from")] = "",
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="time between checkpoints")] = 60.0,
+    devices: Annotated[int, typer.Option(min=0, help="that share each batch; 0 is every GPU there is")] = 0,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="also logs epochs for TensorBoard")] = False,
     store: StoreOption = None,
     force: ForceOption = False,
 ) -> None:
@@ -60,14 +64,14 @@ def train(
     opened.model_dir(name or model)
     loaded = data.load(dataset, root=root, validation=chosen.validation)
     taught = distill.teacher_card(opened, chosen.teacher, loaded).weights_sha256 if chosen.teacher else ""
-    job = Job(name or model, model, recipe, chosen, loaded, seed, opened, checkpoint_seconds, taught)
+    job = Job(name or model, model, recipe, chosen, loaded, seed, opened, checkpoint_seconds, taught, devices)
     if force:
         _start_over(job)
     elif (card := _done(job)) is not None:
         console.out.print(f"{job.model} is done: {_told(card)}. To train it again: --force", highlight=False)
         return
     try:
-        card = _run(job)
+        card = _run(job, tensorboard)
     except Interrupted as stop:
         again = shlex.join(["python", "-m", "training", *(a for a in sys.argv[1:] if a != "--force")])
         console.err.print(f"stopped and saved. To go on: {again}", style="yellow", highlight=False)
@@ -81,24 +85,65 @@ def train_all(
     root: RootOption = None,
     recipe: RecipeOption = "report",
     models: Annotated[str, typer.Option(help="comma-separated [all of training/models]")] = "",
+    cpus: Annotated[int, typer.Option(min=1, help="of each task on a Ray cluster")] = 2,
     store: StoreOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Trains every network, one process each; one failure does not stop the others."""
+    """Trains every network, one process each; one failure does not stop the others.
+
+    Where RAY_ADDRESS names a cluster, each is a task there; store and data set are folders its machines share.
+    """
     names = models.split(",") if models else catalog.plugin_names("training.models")
     for name in names:
         _recipe(name, recipe)
-    failed = []
-    for name in names:
-        command = [sys.executable, "-m", "training", name, "--dataset", dataset, "--recipe", recipe]
-        command += ["--root", str(root)] if root else []
-        command += ["--store", str(store)] if store else []
-        status = subprocess.run([*command, *(["--force"] if force else [])], cwd=catalog.ROOT).returncode
-        if status == 130:
-            raise typer.Exit(130)
-        failed += [name] if status else []
+    shared = ["--dataset", dataset, "--recipe", recipe, "--store", str(Store(store).root.resolve())]
+    shared += ["--root", str(root.resolve())] if root else []
+    shared += ["--force"] if force else []
+    commands = {name: ["-m", "training", name, *shared] for name in names}
+    if os.environ.get("RAY_ADDRESS"):
+        from training.cluster import run_commands
+
+        failed = [name for name, (status, _) in run_commands(commands, cpus).items() if status]
+    else:
+        failed = [name for name, arguments in commands.items() if _python(arguments)]
     if failed:
         raise KilnError(f"{len(failed)} of {len(names)} models failed: {', '.join(failed)} (each said why above)")
+
+
+@app.command("sweep")
+def sweep(
+    model: Annotated[str, typer.Argument(help="a file of training/models")],
+    space: Annotated[str, typer.Option(help="a file of training/spaces")] = "reports",
+    search: Annotated[Literal["grid", "random", "asha"], typer.Option(help="how the space is searched")] = "grid",
+    trials: Annotated[int, typer.Option(min=1, help="of random and asha")] = 32,
+    dataset: DatasetOption = "cifar10",
+    root: RootOption = None,
+    recipe: RecipeOption = "cpu",
+    epochs: Annotated[int | None, typer.Option(min=1, help="overrides the space")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    cpus: Annotated[int, typer.Option(min=1, help="of each trial; as many run at once as fit")] = 1,
+    out: Annotated[Path | None, typer.Option(help="where it is kept [sweeps/MODEL-DATASET-SPACE-SEARCH]")] = None,
+) -> None:
+    """Trains one network by many recipes with Ray Tune, here or on the cluster RAY_ADDRESS names."""
+    from training import sweep as sweeps
+
+    base = _recipe(model, recipe)
+    where = f"{model}-{dataset}-{space}-{search}" + (f"-{epochs}-epochs" if epochs else "")
+    folder = (out or catalog.ROOT / "sweeps" / where).resolve()
+    asked = sweeps.Sweep(
+        model,
+        space,
+        search,
+        trials,
+        base,
+        dataset,
+        str(root.resolve()) if root else "",
+        seed,
+        folder,
+        epochs=epochs,
+        cpus=cpus,
+    )
+    sweeps.report(asked, sweeps.run(asked))
 
 
 @app.command("list")
@@ -110,6 +155,18 @@ def list_models() -> None:
             expects = f"{recipe.expects:g}% on {recipe.where}" if recipe.expects else ""
             table.add_row(name, recipe_name, recipe.optimizer, str(recipe.epochs), expects, recipe.source)
     console.out.print(table)
+
+
+def _python(arguments: list[str]) -> int:
+    """Runs one training here; its exit status.
+
+    Raises:
+        typer.Exit: The user stopped it, and with it the rest.
+    """
+    status = subprocess.run([sys.executable, *arguments], cwd=catalog.ROOT).returncode
+    if status == 130:
+        raise typer.Exit(130)
+    return status
 
 
 def _recipe(model: str, name: str) -> Recipe:
@@ -124,12 +181,14 @@ def _recipe(model: str, name: str) -> Recipe:
     return recipes[name]
 
 
-def _run(job: Job) -> Card:
+def _run(job: Job, tensorboard: bool) -> Card:
     from training.checkpoint import Checkpoints
     from training.complete import complete
     from training.loop import train
+    from training.tensorboard import logs
 
-    trained = train(job)
+    with logs(job.folder / "tensorboard") if tensorboard else nullcontext() as on_epoch:
+        trained = train(job, on_epoch)
     command = shlex.join(["python", "-m", "training", *sys.argv[1:]])
     card = complete(job, trained, command)
     Checkpoints(job.folder / "checkpoints").clear()

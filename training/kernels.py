@@ -1,7 +1,7 @@
 """Faster kernels for training on a CPU with TensorFlow: the same layers and weights, computed by better operations.
 
-Keras 3 spells BatchNorm out as a dozen elementwise operations, which take half of a MobileNetV2 step; TensorFlow has one
-fused operation forward and one backward for it. And a 1x1 convolution is a matrix product, which on the small maps of
+Keras 3 spells BatchNorm out as a dozen elementwise operations, half of a MobileNetV2 step; TensorFlow has one fused
+operation forward and one backward for it. And a 1x1 convolution is a matrix product, which on the small maps of
 the late blocks is up to four times as fast as the convolution's kernel. `python -m benchmarks.training_speed` measures
 what both give. The layers stay what they are: what is saved, exported or loaded never sees this module.
 """
@@ -28,7 +28,12 @@ def _fused_batch_norm(layer: Any) -> Callable[..., Any]:
     plain = layer.call
 
     def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if mask is not None or inputs.shape.rank != 4 or inputs.dtype != tf.float32 or not (layer.scale and layer.center):
+        if (
+            mask is not None
+            or inputs.shape.rank != 4
+            or inputs.dtype != tf.float32
+            or not (layer.scale and layer.center)
+        ):
             return plain(inputs, training=training, mask=mask)
         updating = bool(training) and layer.trainable
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(

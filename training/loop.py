@@ -24,8 +24,8 @@ import numpy as np
 import rich.progress
 
 import console
-from catalog import KilnError, Recipe, Store
-from training import distill, kernels, network, optimize
+from catalog import KilnError, Recipe, Store, sha256_of
+from training import devices, distill, kernels, network, optimize
 from training.augment import augment, resize
 from training.checkpoint import Checkpoints, State, same_run
 from training.data import Dataset
@@ -47,6 +47,9 @@ class Job:
     store: Store
     checkpoint_seconds: float = 60.0
     teacher_sha256: str = ""  # of the teacher's weights, where the recipe has one
+    devices: int = 1  # that share every batch; 0 is every GPU there is
+    start: Path | None = None  # the file of a logits network to go on with, instead of a new one of the architecture
+    watch: Callable[[int, int, str], bool] | None = None  # told steps done, of how many, figures; True stops the run
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -56,6 +59,7 @@ class Job:
             "dataset": self.dataset.sha256,
             "seed": self.seed,
             "teacher_sha256": self.teacher_sha256,
+            **({"start_sha256": sha256_of(self.start)} if self.start else {}),
             **self.recipe.decisive(),
         }
 
@@ -85,7 +89,7 @@ def keras_namespace(mixed_precision: bool = False) -> Any:
 
 
 def _on_gpu(keras: Any) -> bool:
-    return any("gpu" in device.lower() or "cuda" in device.lower() for device in keras.distribution.list_devices())
+    return bool(devices.gpus(keras))
 
 
 @dataclass
@@ -98,23 +102,29 @@ class Trained:
     seconds: float
 
 
-def train(job: Job) -> Trained:
+def train(job: Job, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Trained:
     """Trains to the last epoch, going on from the newest whole checkpoint if there is one.
+
+    `on_epoch` is given the row of `history.csv` after each epoch.
 
     Raises:
         Diverged: The loss became NaN or infinite; the last good checkpoint stays.
         Interrupted: SIGINT or SIGTERM came; the run stopped at a step boundary and is saved.
         KilnError: There is an unfinished run with another recipe.
     """
-    run = prepare(job)
-    with _stopping(run), run.bar:
-        run.epochs()
-    run.finish()
+    keras = keras_namespace()
+    with devices.spread(keras, job.devices) as count:
+        run = prepare(job, count)
+        with _stopping(run), run.bar:
+            run.epochs(on_epoch)
+        run.finish()
     return Trained(run.keras, run.model, run.state.history, run.state.seconds)
 
 
-def prepare(job: Job) -> _Run:
-    """The run at its first step, or where its newest whole checkpoint left it."""
+def prepare(job: Job, count: int = 1) -> _Run:
+    """The run at its first step, or where its newest whole checkpoint left it, on `count` devices."""
+    if job.recipe.batch_size % count:
+        raise KilnError(f"a batch of {job.recipe.batch_size} cannot be shared by {count} devices; give --batch-size")
     checkpoints = Checkpoints(job.folder / "checkpoints")
     found = checkpoints.newest(lambda message: console.err.print(f"{job.model}: {message}", style="yellow"))
     if found:
@@ -122,10 +132,13 @@ def prepare(job: Job) -> _Run:
     keras = keras_namespace(job.recipe.mixed_precision)
     keras.utils.set_random_seed(job.seed)
     shape = (None, None, 3) if job.recipe.sizes else job.dataset.x_train.shape[1:]
-    model = network.build(keras, job.architecture, shape, len(job.dataset.classes), job.recipe)
+    if job.start:
+        model = keras.saving.load_model(job.start, compile=False)
+    else:
+        model = network.build(keras, job.architecture, shape, len(job.dataset.classes), job.recipe)
     if keras.backend.backend() == "tensorflow" and not _on_gpu(keras):
         kernels.use(keras, model)
-    run = _Run(job, keras, model, checkpoints)
+    run = _Run(job, keras, model, checkpoints, count)
     if found:
         run.restore(*found)
         console.err.print(f"{job.model}: going on from epoch {run.state.epoch + 1}, step {run.state.step}")
@@ -163,8 +176,8 @@ def _stopping(run: _Run) -> Iterator[None]:
 class _Run:
     """The loop's moving parts: position, sums of the running epoch, the clock."""
 
-    def __init__(self, job: Job, keras: Any, model: Any, checkpoints: Checkpoints) -> None:
-        self.job, self.keras, self.model, self.checkpoints = job, keras, model, checkpoints
+    def __init__(self, job: Job, keras: Any, model: Any, checkpoints: Checkpoints, count: int = 1) -> None:
+        self.job, self.keras, self.model, self.checkpoints, self.devices = job, keras, model, checkpoints, count
         classes = len(job.dataset.classes)
         self.steps = math.ceil(len(job.dataset.x_train) / job.recipe.batch_size)
         self.optimizer = optimize.optimizer(keras, job.recipe, self.steps)
@@ -173,7 +186,7 @@ class _Run:
             loss=optimize.loss(keras, job.recipe, classes),
             metrics=[_top1(keras, classes)],
             jit_compile=_on_gpu(keras) or keras.backend.backend() == "jax",
-            steps_per_execution=STEPS_A_CALL if model.count_params() < 1_000_000 else 1,
+            steps_per_execution=STEPS_A_CALL if model.count_params() < 1_000_000 and count == 1 else 1,
         )
         self.optimizer.build(model.trainable_variables)
         self.labels = None
@@ -193,6 +206,10 @@ class _Run:
     def variables(self) -> list[Any]:
         return [*self.model.variables, *self.optimizer.variables]
 
+    def array(self, variable: Any) -> np.ndarray[Any, Any]:
+        """A variable's value, which every device has."""
+        return np.array(self.keras.ops.convert_to_tensor(variable))
+
     def restore(self, state: State, arrays: list[np.ndarray[Any, Any]]) -> None:
         variables = [v for v in self.variables() if _numeric(v)]
         if [tuple(v.shape) for v in variables] != [array.shape for array in arrays]:
@@ -207,7 +224,7 @@ class _Run:
             self.model.jax_state_sync()  # on JAX the weights live inside fit() until they are asked for
         self.state = dataclasses.replace(self.state, seconds=time.monotonic() - self.begun)
         try:
-            self.checkpoints.save(self.state, [np.asarray(v.value) for v in self.variables() if _numeric(v)])
+            self.checkpoints.save(self.state, [self.array(v) for v in self.variables() if _numeric(v)])
         except FloatingPointError as error:
             raise self.diverged("a weight") from error
         self.saved_at = time.monotonic()
@@ -220,7 +237,7 @@ class _Run:
 
     # -- epochs
 
-    def epochs(self) -> None:
+    def epochs(self, on_epoch: Callable[[dict[str, float]], None] | None = None) -> None:
         """All epochs that are left, each drawn while the one before trains."""
         first, last = self.state.epoch, self.job.recipe.epochs
         with ThreadPoolExecutor(1, thread_name_prefix="augment") as pool:
@@ -228,6 +245,8 @@ class _Run:
             for epoch in range(first, last):
                 arrays, upcoming = upcoming.result(), _next(pool, self.draw, epoch + 1, last)
                 self.epoch(*arrays)
+                if on_epoch:
+                    on_epoch(self.state.history[-1])
 
     def draw(self, epoch: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
         """One epoch's images, targets and sample weights, shuffled and augmented: a function of (seed, epoch)."""
@@ -240,7 +259,8 @@ class _Run:
         reached = [side for share, side in self.job.recipe.sizes if epoch >= share * self.job.recipe.epochs]
         if reached and reached[-1] != x.shape[1]:
             x = resize(x, reached[-1])
-        return x, targets, weight
+        whole = len(x) - len(x) % self.devices  # every device gets the same number
+        return x[:whole], targets[:whole], weight if weight is None else weight[:whole]
 
     def epoch(self, x: Any, y: Any, weight: Any) -> None:
         """Trains what is left of the current epoch, measures it and opens the next."""
@@ -308,14 +328,15 @@ class _Run:
         return Watcher()
 
     def show(self, logs: dict[str, float], speed: float) -> None:
-        """Moves the progress bar."""
+        """Moves the progress bar, and tells whoever watches."""
         epoch, total = self.state.epoch, self.job.recipe.epochs
+        done = epoch * self.steps + self.state.step
+        figures = f"loss {logs['loss']:.3f}  acc {100 * logs['accuracy']:.1f}%  {speed:,.0f} images/s"
         self.bar.update(
-            self.task,
-            description=f"{self.job.model} epoch {epoch + 1}/{total}",
-            completed=epoch * self.steps + self.state.step,
-            figures=f"loss {logs['loss']:.3f}  acc {100 * logs['accuracy']:.1f}%  {speed:,.0f} images/s",
+            self.task, description=f"{self.job.model} epoch {epoch + 1}/{total}", completed=done, figures=figures
         )
+        if self.job.watch and self.job.watch(done, total * self.steps, figures):
+            self.stop_asked = True
 
     def validate(self) -> dict[str, float]:
         """Loss and accuracy on the validation split, with the averaged weights where the recipe averages."""
@@ -323,7 +344,9 @@ class _Run:
         if not len(data.x_val):
             return {}
         with self.averaged():
-            logits = np.asarray(self.model.predict(data.x_val, batch_size=PREDICT_BATCH, verbose=0), np.float64)
+            images = devices.padded(data.x_val, self.devices)
+            logits = np.asarray(self.model.predict(images, PREDICT_BATCH * self.devices, verbose=0), np.float64)
+        logits = logits[: len(data.y_val)]
         if not np.isfinite(logits).all():
             raise self.diverged("an output")
         top = logits.max(axis=1)
@@ -335,7 +358,7 @@ class _Run:
     def averaged(self) -> Iterator[None]:
         """The averaged weights in place of the trained ones, for as long as the block lasts."""
         average = optimize.averages(self.optimizer)
-        kept = [np.asarray(v.value) for v in self.model.trainable_variables] if average else []
+        kept = [self.array(v) for v in self.model.trainable_variables] if average else []
         for variable, value in zip(self.model.trainable_variables if average else [], average, strict=True):
             variable.assign(value)
         try:

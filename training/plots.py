@@ -112,3 +112,32 @@ def grid(images: list[tuple[NDArray[np.uint8], str]], columns: int) -> bytes:
         axes.text(4, cell / 2, "none", color=SOFT)
     axes.imshow(canvas, interpolation="nearest")
     return _png(figure)
+
+
+def sweep(trials: list[tuple[dict[str, Any], list[float]]], title: str) -> bytes:
+    """A sweep: every trial's validation accuracy over its epochs, and what each value of each factor came to.
+
+    `trials` has what was varied and the accuracies in 0..1, the best trial first; factors with many values are left out
+    of the right-hand panel.
+    """
+    factors = {name: sorted({varied[name] for varied, _ in trials}) for name in trials[0][0]}
+    shown = [(name, value) for name, values in factors.items() if 2 <= len(values) <= 4 for value in values]
+    figure = _figure(10, max(3.6, 1.2 + 0.28 * len(shown)))
+    left, right = figure.subplots(1, 2)
+    for rank, (_, accuracies) in reversed(list(enumerate(trials))):
+        epochs = range(1, len(accuracies) + 1)
+        colour, width = (VALIDATION, 2.0) if rank == 0 else (SOFT if rank < 4 else PALE, 1.0)
+        marker = "o" if len(accuracies) == 1 else ""
+        left.plot(epochs, [100 * a for a in accuracies], color=colour, linewidth=width, marker=marker, markersize=3)
+    left.set(xlabel="epoch", ylabel="validation accuracy in %")
+    left.set_title(f"best {100 * trials[0][1][-1]:.2f}% of {len(trials)} trials", fontsize=10, color=VALIDATION)
+    for row, (name, value) in enumerate(reversed(shown)):
+        reached = [100 * accuracies[-1] for varied, accuracies in trials if varied[name] == value]
+        right.plot(reached, [row] * len(reached), "o", color=TRAIN, alpha=0.45, markersize=4, markeredgewidth=0)
+        right.plot(np.mean(reached), row, "|", color=INK, markersize=12, markeredgewidth=2)
+    right.set_yticks(range(len(shown)), [f"{name} {value}" for name, value in reversed(shown)])
+    right.set(xlabel="validation accuracy in %, each trial; the bar is the mean")
+    for axes in (left, right):
+        _bare(axes)
+    figure.suptitle(title, fontsize=11, color=INK)
+    return _png(figure)

@@ -12,6 +12,7 @@ from training import kernels
 from training.loop import keras_namespace
 from training.models import mobilenetv2
 
+
 def two_blocks(keras: Any) -> Any:
     """uint8 `[N, H, W, 3]` to logits `[N, 10]` by the first convolution and two blocks of MobileNetV2."""
     image = keras.Input((None, None, 3), dtype="uint8")
