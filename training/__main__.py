@@ -19,6 +19,7 @@ import console
 from catalog import Card, KilnError, Recipe, Store
 
 if TYPE_CHECKING:
+    from training.data import Dataset
     from training.loop import Job
 
 app = console.app("Trains small image classifiers. `python -m training lenet --dataset cifar10 --recipe report`")
@@ -50,8 +51,7 @@ def train(
     force: ForceOption = False,
 ) -> None:
     """Trains one network (the word `train` may be left out)."""
-    from training import data, distill
-    from training.loop import Interrupted, Job
+    from training import data
 
     overrides = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
@@ -60,22 +60,16 @@ def train(
     given |= {"weights": weights} if weights else {}
     given |= {"teacher": teacher} if teacher else {}
     chosen = dataclasses.replace(_recipe(model, recipe), **given)
-    opened = Store(store)
-    opened.model_dir(name or model)
+    Store(store).model_dir(name or model)
     loaded = data.load(dataset, root=root, validation=chosen.validation)
-    taught = distill.teacher_card(opened, chosen.teacher, loaded).weights_sha256 if chosen.teacher else ""
-    job = Job(name or model, model, recipe, chosen, loaded, seed, opened, checkpoint_seconds, taught, devices)
+    job = _job(name or model, model, recipe, chosen, loaded, Store(store))
+    job = dataclasses.replace(job, seed=seed, checkpoint_seconds=checkpoint_seconds, devices=devices)
     if force:
         _start_over(job)
     elif (card := _done(job)) is not None:
         console.out.print(f"{job.model} is done: {_told(card)}. To train it again: --force", highlight=False)
         return
-    try:
-        card = _run(job, tensorboard)
-    except Interrupted as stop:
-        again = shlex.join(["python", "-m", "training", *(a for a in sys.argv[1:] if a != "--force")])
-        console.err.print(f"stopped and saved. To go on: {again}", style="yellow", highlight=False)
-        raise typer.Exit(130) from stop
+    card = _run_or_stop(job, tensorboard)
     console.out.print(f"{job.model}: {_told(card)}; in {job.folder}", highlight=False, soft_wrap=True)
 
 
@@ -146,6 +140,32 @@ def sweep(
     sweeps.report(asked, sweeps.run(asked))
 
 
+@app.command("seeds")
+def seeds(
+    model: Annotated[str, typer.Argument(help="a file of training/models")],
+    dataset: DatasetOption = "cifar10",
+    root: RootOption = None,
+    recipe: RecipeOption = "cpu",
+    count: Annotated[int, typer.Option("--seeds", min=1, help="how many, from 0")] = 3,
+    teacher: Annotated[str, typer.Option(help="a trained model; trains with and without it")] = "",
+    store: StoreOption = None,
+    out: Annotated[Path | None, typer.Option(help="a JSON file for the figures")] = None,
+) -> None:
+    """Trains the same recipe with several seeds; with a teacher, also without, to show what it does."""
+    from training import data
+    from training import seeds as several
+
+    plain, opened = _recipe(model, recipe), Store(store)
+    loaded = data.load(dataset, root=root, validation=plain.validation)
+    recipes = [plain, *([dataclasses.replace(plain, teacher=teacher)] if teacher else [])]
+    jobs = [_job(model, model, recipe, one, loaded, opened) for one in recipes]
+    made = [several.run(job, count, _run_or_stop) for job in jobs]
+    several.report(model, dataset, [figures for figures, _ in made])
+    if out:
+        cards = [card for _, made_cards in made for card in made_cards]
+        catalog.write_atomic(out, several.to_json(model, dataset, [figures for figures, _ in made], cards))
+
+
 @app.command("list")
 def list_models() -> None:
     """Networks, recipes, and what each recipe expects."""
@@ -155,6 +175,19 @@ def list_models() -> None:
             expects = f"{recipe.expects:g}% on {recipe.where}" if recipe.expects else ""
             table.add_row(name, recipe_name, recipe.optimizer, str(recipe.epochs), expects, recipe.source)
     console.out.print(table)
+
+
+def _job(name: str, model: str, recipe_name: str, recipe: Recipe, loaded: Dataset, store: Store) -> Job:
+    """A job with seed 0.
+
+    Raises:
+        KilnError: The recipe's teacher is not trained, or on other data.
+    """
+    from training import distill
+    from training.loop import Job
+
+    taught = distill.teacher_card(store, recipe.teacher, loaded).weights_sha256 if recipe.teacher else ""
+    return Job(name, model, recipe_name, recipe, loaded, 0, store, teacher_sha256=taught)
 
 
 def _python(arguments: list[str]) -> int:
@@ -181,6 +214,18 @@ def _recipe(model: str, name: str) -> Recipe:
     return recipes[name]
 
 
+def _run_or_stop(job: Job, tensorboard: bool = False) -> Card:
+    """Trains to the card; where the user stops it, says how to go on and exits."""
+    from training.loop import Interrupted
+
+    try:
+        return _run(job, tensorboard)
+    except Interrupted as stop:
+        again = shlex.join(["python", "-m", "training", *(a for a in sys.argv[1:] if a != "--force")])
+        console.err.print(f"stopped and saved. To go on: {again}", style="yellow", highlight=False)
+        raise typer.Exit(130) from stop
+
+
 def _run(job: Job, tensorboard: bool) -> Card:
     from training.checkpoint import Checkpoints
     from training.complete import complete
@@ -204,14 +249,7 @@ def _done(job: Job) -> Card | None:
     if not (job.folder / catalog.CARD).is_file():
         return None
     card = job.store.card(job.model)
-    same = {
-        "architecture": card.architecture,
-        "dataset": card.dataset.sha256,
-        "seed": card.seed,
-        "teacher_sha256": card.teacher_sha256,
-        **card.recipe,
-    }
-    if same == job.identity:
+    if job.is_of(card):
         job.store.verify(job.folder, card.files, extra_allowed=True)
         return card
     raise KilnError(

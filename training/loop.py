@@ -24,7 +24,7 @@ import numpy as np
 import rich.progress
 
 import console
-from catalog import KilnError, Recipe, Store, sha256_of
+from catalog import Card, KilnError, Recipe, Store, sha256_of
 from training import devices, distill, kernels, network, optimize
 from training.augment import augment, resize
 from training.checkpoint import Checkpoints, State, same_run
@@ -50,6 +50,7 @@ class Job:
     devices: int = 1  # that share every batch; 0 is every GPU there is
     start: Path | None = None  # the file of a logits network to go on with, instead of a new one of the architecture
     watch: Callable[[int, int, str], bool] | None = None  # told steps done, of how many, figures; True stops the run
+    teachers: Store | None = None  # where the teacher is kept, if not in `store`
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -62,6 +63,11 @@ class Job:
             **({"start_sha256": sha256_of(self.start)} if self.start else {}),
             **self.recipe.decisive(),
         }
+
+    def is_of(self, card: Card) -> bool:
+        """Whether this very job made the card."""
+        told = {"architecture": card.architecture, "dataset": card.dataset.sha256, "seed": card.seed}
+        return self.identity == {**told, "teacher_sha256": card.teacher_sha256, **card.recipe}
 
     @property
     def folder(self) -> Path:
@@ -191,7 +197,7 @@ class _Run:
         self.optimizer.build(model.trainable_variables)
         self.labels = None
         if job.recipe.teacher:
-            self.labels = distill.labeller(keras, job.store, job.recipe.teacher, job.recipe.temperature)
+            self.labels = distill.labeller(keras, job.teachers or job.store, job.recipe.teacher, job.recipe.temperature)
         self.state = State(job.identity, epoch=0, step=0)
         self.stop_asked = False
         self.saved_at = self.begun = time.monotonic()
@@ -267,7 +273,9 @@ class _Run:
         begun, done = time.monotonic(), self.state.step * self.job.recipe.batch_size
         sums = dict(self.state.sums) or {"images": 0.0, "loss": 0.0, "accuracy": 0.0}
         if self.labels is not None:
-            y = np.concatenate([y, self.labels(x)], axis=1)  # [N, 2 * classes]
+            side = self.job.dataset.x_train.shape[1]
+            seen = x if x.shape[1] == side else resize(x, side)  # a teacher knows images of its own size only
+            y = np.concatenate([y, self.labels(seen)], axis=1)  # [N, 2 * classes]
         if done < len(x):
             self.model.fit(
                 x[done:],

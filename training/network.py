@@ -21,6 +21,8 @@ def build(
     try:
         return plugin("training.models", architecture).build(keras, shape, classes, recipe)
     except (ValueError, ZeroDivisionError) as error:
+        if shape[0] is None:
+            raise KilnError(f"{architecture} takes images of one size; its recipe must not have `sizes`") from error
         reason = str(error).splitlines()[0]
         raise KilnError(f"{architecture} cannot be built for {shape[0]}x{shape[1]} images: {reason}") from error
 

@@ -87,6 +87,8 @@ def test_macs_by_hand():
 def test_images_too_small_for_a_network_are_an_error_that_says_so():
     with pytest.raises(KilnError, match="lenet cannot be built for 8x8"):
         network.build(keras_namespace(), "lenet", (8, 8, 3), 10, recipe("lenet", "cpu"))
+    with pytest.raises(KilnError, match="lenet takes images of one size; its recipe must not have `sizes`"):
+        network.build(keras_namespace(), "lenet", (None, None, 3), 10, recipe("lenet", "cpu"))
 
 
 def test_missing_imagenet_weights_say_which_file_goes_where(monkeypatch):
