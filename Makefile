@@ -14,9 +14,14 @@ DATASET ?= cifar10
 RECIPE ?= report
 MODELS ?=
 MODEL ?= lenet
+SPACE ?= reports
+DROP ?=
+TEACHER ?=
 STORE ?= artifacts
 THREADS ?= 2
 OUT ?= reports
+ROWS ?=
+SECONDS_EACH ?= 5
 
 .PHONY: help
 help: ## List the targets
@@ -64,9 +69,17 @@ train: $(READY) ## Train one network: make train MODEL=simcnn RECIPE=cpu
 train-all: $(READY) ## Train the whole family: make train-all DATASET=cifar10
 	$(BIN)/python -m training all --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) --recipe $(RECIPE) --store $(STORE) $(if $(MODELS),--models $(MODELS))
 
+.PHONY: sweep
+sweep: $(READY) ## Train one network by many recipes: make sweep MODEL=mobilenetv2 SPACE=reports
+	$(BIN)/python -m training sweep $(MODEL) --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) --space $(SPACE)
+
+.PHONY: seeds
+seeds: $(READY) ## Train one recipe with three seeds: make seeds MODEL=lenet RECIPE=cpu TEACHER=simcnn
+	$(BIN)/python -m training seeds $(MODEL) --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) --recipe $(RECIPE) --store $(STORE) $(if $(TEACHER),--teacher $(TEACHER))
+
 .PHONY: export-all
-export-all: $(READY) ## Convert every trained model to every format and prove what it cost
-	$(BIN)/python -m export all --store $(STORE)
+export-all: $(READY) ## Convert every trained model to every format and prove what it cost; DROP=0.3 sets a budget
+	$(BIN)/python -m export all --store $(STORE) $(if $(DROP),--max-accuracy-drop $(DROP))
 
 .PHONY: benchmark
 benchmark: $(READY) ## Measure accuracy, latency and size of every variant, and write the report
@@ -75,6 +88,33 @@ benchmark: $(READY) ## Measure accuracy, latency and size of every variant, and 
 .PHONY: training-speed
 training-speed: $(READY) ## Measure the training loop against a bare model.fit
 	$(BIN)/python -m benchmarks.training_speed
+
+.PHONY: benchmark-compare
+benchmark-compare: $(READY) ## Fail where the last measurements are slower than a saved run: make benchmark-compare AGAINST=results/….json
+	$(BIN)/python -m benchmarks compare --results $(OUT)/results.json $(if $(AGAINST),--against $(AGAINST))
+
+.PHONY: repeatability
+repeatability: $(READY) ## Measure three times and fail where the runs do not agree
+	$(BIN)/python -m benchmarks.repeat --store $(STORE) --threads $(THREADS) $(if $(MODELS),--models $(MODELS))
+
+.PHONY: scale
+scale: $(READY) ## Hold the simulation against real workers, and write docs/scale.md
+	$(BIN)/python -m benchmarks.scale check
+	$(BIN)/python -m benchmarks.scale page
+
+PEERS ?= .venv-peers
+comma := ,
+$(PEERS)/.installed: pyproject.toml
+	@[ -x $(PEERS)/bin/python ] || $(PYTHON) -m venv $(PEERS)
+	@echo "installing Microsoft Olive and NNCF into $(PEERS) (about 6 GB with PyTorch) ..."
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check '.[peers]' \
+	  || echo "not all peers could be installed; their rows will say so"
+	@touch $@
+
+.PHONY: peers-export
+peers-export: $(READY) $(PEERS)/.installed ## Compare our variants with Olive's and NNCF's: make peers-export MODELS=lenet,simcnn
+	$(BIN)/python -m benchmarks.peers.export $(or $(subst $(comma), ,$(MODELS)),lenet simcnn mobilenetv2 resnet50) --store $(STORE) \
+	  --threads $(THREADS) --python $(PEERS)/bin/python --out $(OUT)/peers-export.json
 
 .PHONY: report
 report: $(READY) ## Write the report again from the last measurements
@@ -87,6 +127,14 @@ publish: $(READY) ## Put the last measurements into results/ and the README
 .PHONY: serve
 serve: $(READY) ## Serve the store's variants on port 3000
 	MODELKILN_STORE=$(STORE) $(BIN)/bentoml serve
+
+.PHONY: load
+load: $(READY) ## Put the service under load, beside a hand-written application: make load ROWS=predict,v2
+	$(BIN)/python -m benchmarks.load --seconds $(SECONDS_EACH) --out $(OUT)/load.json $(if $(ROWS),--rows $(ROWS))
+
+.PHONY: chaos
+chaos: $(READY) ## Make every fault of the service happen, fuzz it, and write docs/faults.md
+	$(BIN)/python -m tests.serving.chaos
 
 .PHONY: bento
 bento: $(READY) ## Pack the service and its variants into a bento

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import secrets
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import catalog
 import console
-from benchmarks import machine, results
-from benchmarks.measure import Run, candidates
+from benchmarks import commands, machine, results, tax
+from benchmarks.candidates import candidates
+from benchmarks.measure import Run
 
 application = console.app("Measures every variant in the store, and writes the report.")
 Out = Annotated[Path, typer.Option(help="The folder for results.json and the report.")]
@@ -27,20 +29,37 @@ def run(
     threads: Annotated[int, typer.Option(help="Threads an inference may use.")] = min(2, len(machine.cores())),
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the time a variant; p99 is then rough.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of the order of the variants; drawn if left out.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds a variant may take in all.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds a variant's process may take.")] = None,
+    passes: Annotated[int | None, typer.Option(min=1, help="Times each variant is measured.")] = None,
+    p99_limit: Annotated[float | None, typer.Option(min=0.001, help="Milliseconds; the limit of Server.")] = None,
+    benchmark_json: Annotated[
+        Path | None, typer.Option(help="pytest-benchmark's file.", show_default="OUT/benchmark.json")
+    ] = None,
+    http: Annotated[bool, typer.Option(help="Ask every variant over HTTP too (not in a --quick run).")] = True,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Answer the test split again, kept answers or not.")] = False,
 ) -> None:
     """Measures accuracy, latency, throughput, size and memory, and writes the report."""
     from training import data
 
     _check(threads, timeout)
     shelf = catalog.Store(store)
-    settings = results.Settings.quick() if quick else results.Settings()
-    if timeout is not None:
-        settings = dataclasses.replace(settings, timeout_seconds=timeout)
     names = [name.strip() for name in models.split(",") if name.strip()] or shelf.models()
+    settings = results.Settings.quick() if quick else results.Settings().fitting(len(candidates(shelf, names)))
+    given: dict[str, Any] = {
+        "timeout_seconds": timeout,
+        "passes": passes,
+        "server_p99_ms": p99_limit,
+        "http_requests": None if http else 0,
+    }
+    settings = dataclasses.replace(settings, **{key: value for key, value in given.items() if value is not None})
     drawn = secrets.randbelow(2**31) if seed is None else seed
-    found = _measure(Run(shelf, threads, settings, drawn, data.load, quick), names)
+    kept = None if fresh else out / "predictions"
+    measuring = Run(shelf, threads, settings, drawn, data.load, quick, kept)
+    found = _measure(measuring, names)
+    if settings.http_requests and found.details:
+        found = tax.measured(found, shelf)
     found.write(out / results.FILE)
+    catalog.write_atomic(benchmark_json or out / "benchmark.json", _plug_ins_file(found, measuring))
     _report(found, out)
     if not found.details:
         raise catalog.KilnError(
@@ -51,17 +70,31 @@ def run(
 def _measure(measuring: Run, names: list[str]) -> results.Results:
     """Measures behind a progress bar, above which failures appear as they happen."""
     with console.progress() as bar:
-        task = bar.add_task("measuring", total=len(candidates(measuring.store, names)))
+        total = len(candidates(measuring.store, names)) * measuring.settings.passes
+        task, told = bar.add_task("measuring", total=total), set[str]()
 
         def begun(name: str) -> None:
             bar.update(task, description=name)
 
-        def done(row: catalog.Measurement) -> None:
+        def done(name: str, reason: str) -> None:
             bar.advance(task)
-            if row.status == "failed":
-                bar.console.print(f"{row.variant}: {row.reason}", style="yellow", markup=False, highlight=False)
+            if reason and name not in told:
+                told.add(name)
+                bar.console.print(f"{name}: {reason}", style="yellow", markup=False, highlight=False)
 
         return measuring.measure(names, begun, done)
+
+
+def _plug_ins_file(found: results.Results, measured: Run) -> str:
+    """The run as `pytest-benchmark compare` reads it."""
+    told = {
+        "machine_info": {"cpu": {"brand_raw": found.machine.cpu}, "python_version": found.machine.python},
+        "commit_info": {"id": found.commit},
+        "benchmarks": measured.benches,
+        "datetime": found.created,
+        "version": found.machine.versions.get("pytest-benchmark", ""),
+    }
+    return json.dumps(told, indent=1) + "\n"
 
 
 @application.command("report")
@@ -86,6 +119,9 @@ def publish(
     if found.quick:
         raise catalog.KilnError(f"{results_file} is of a --quick run, too rough to publish; run: make benchmark")
     console.out.print(f"published as {put(found, results_file)}", markup=False, highlight=False, soft_wrap=True)
+
+
+commands.register(application)
 
 
 def _check(threads: int, timeout: float | None) -> None:

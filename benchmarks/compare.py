@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from benchmarks.bound import Bound, bound
 from benchmarks.pairs import float_parent
 from benchmarks.results import Detail, Results
 from catalog import Measurement, Variant
@@ -12,6 +13,7 @@ from catalog import Measurement, Variant
 BUDGET_POINTS = 0.5  # accuracy a variant may lose to its float parent and still be called as accurate
 FASTER = 1.05  # a ratio of times below which two speeds are called the same
 SMALLER = 1.1
+LESS_ROBUST = 1.0  # points on corrupted images, relative to the parent's, from which a verdict says so
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class Line:
     front_latency: bool = False  # no other variant on this data set is both faster and as accurate
     front_size: bool = False
     chosen: bool = False
+    pareto: tuple[str, ...] = ()  # the pairs of figures in which no other variant on this data set beats it
+    single: Bound | None = None
+    offline: Bound | None = None
+    robust_top1: float | None = None  # percent, mean over all corruptions and severities
+    robust_change: float | None = None  # points of it against the float parent
+    worst_class: tuple[int, float] | None = None  # index of the class that lost most, and its change in points
 
     @property
     def measured(self) -> bool:
@@ -77,11 +85,26 @@ def groups(results: Results) -> list[Group]:
 def _lines(results: Results, models: list[str]) -> list[Line]:
     lines = [line for model in models for line in _of_model(results, model)]
     timed = [i for i, line in enumerate(lines) if line.row.p50_ms is not None and line.row.accuracy is not None]
-    fast = front([(lines[i].row.p50_ms or 0.0, lines[i].row.accuracy.top1) for i in timed])  # type: ignore[union-attr]
-    small = front([(lines[i].row.size_bytes or 0, lines[i].row.accuracy.top1) for i in timed])  # type: ignore[union-attr]
+    fronts = {pair: front([of(lines[i].row) for i in timed]) for pair, of in PAIRS.items()}
     for place, index in enumerate(timed):
-        lines[index] = replace(lines[index], front_latency=place in fast, front_size=place in small)
+        pareto = tuple(pair for pair, ahead in fronts.items() if place in ahead)
+        fast, small = LATENCY_PAIR in pareto, SIZE_PAIR in pareto
+        lines[index] = replace(lines[index], front_latency=fast, front_size=small, pareto=pareto)
     return lines
+
+
+def _top1(row: Measurement) -> float:
+    return row.accuracy.top1 if row.accuracy else 0.0
+
+
+LATENCY_PAIR, SIZE_PAIR = "accuracy/latency", "accuracy/size"
+# (cost, gain) of a measured row
+PAIRS: dict[str, Callable[[Measurement], tuple[float, float]]] = {
+    LATENCY_PAIR: lambda row: (row.p50_ms or 0.0, _top1(row)),
+    SIZE_PAIR: lambda row: (row.size_bytes or 0, _top1(row)),
+    "accuracy/throughput": lambda row: (-(row.images_per_s or 0.0), _top1(row)),
+    "latency/size": lambda row: (row.p50_ms or 0.0, -(row.size_bytes or 0)),
+}
 
 
 def front(points: Sequence[tuple[float, float]]) -> set[int]:
@@ -126,7 +149,32 @@ def _line(
         verdict="",
     )
     before = results.details.get(str(reference.variant)) if reference else None
+    line = _in_depth(line, detail, results, results.details.get(str(parent)) if parent else None)
     return replace(line, verdict=_verdict(line, before, row.variant == parent, reference == row))
+
+
+def _in_depth(line: Line, detail: Detail, results: Results, parent: Detail | None) -> Line:
+    """The line with its bounds, its robustness and its worst class."""
+    robust, before = mean_robust(detail), mean_robust(parent) if parent else None
+    worst = None
+    if parent and detail.top1_by_class and detail is not parent:
+        changes = [a - b for a, b in zip(detail.top1_by_class, parent.top1_by_class, strict=True)]
+        index = min(range(len(changes)), key=lambda i: changes[i])
+        worst = index, round(changes[index], 2)
+    return replace(
+        line,
+        single=bound(line.row, detail, results.roofline, offline=False),
+        offline=bound(line.row, detail, results.roofline, offline=True),
+        robust_top1=robust,
+        robust_change=round(robust - before, 2) if robust is not None and before is not None else None,
+        worst_class=worst,
+    )
+
+
+def mean_robust(detail: Detail) -> float | None:
+    """Top-1 in percent over all corrupted images; None where there were none."""
+    shares = [share for severities in detail.robust_top1.values() for share in severities]
+    return sum(shares) / len(shares) if shares else None
 
 
 def _ratio(above: float | None, below: float | None) -> float | None:
@@ -145,8 +193,10 @@ def _verdict(line: Line, before: Detail | None, is_parent: bool, is_reference: b
     else:
         words += _cost_words(line, before)
     words.append("the reference for accuracy" if is_parent else _accuracy_word(line))
+    if line.robust_change is not None and line.robust_change <= -LESS_ROBUST:
+        words.append("less robust")
     if line.detail and not line.detail.settled:
-        words.append("latency had not settled")
+        words.append("unstable: latency had not settled")
     if row.status == "below-floor":
         words.insert(0, "not offered to serving")
     return ", ".join(words)
@@ -165,7 +215,8 @@ def _cost_words(line: Line, before: Detail | None) -> list[str]:
 def _kind(variant: Variant) -> str:
     if variant.precision != "fp32":
         return "quantized"
-    return "sparse" if variant.transform.startswith("prune") else ""
+    kinds = {"prune": "sparse", "cluster": "clustered"}
+    return next((kind for transform, kind in kinds.items() if variant.transform.startswith(transform)), "")
 
 
 def _speed_word(line: Line, before: Detail | None) -> tuple[str, bool]:
@@ -186,7 +237,8 @@ def _against(ratio: float) -> str:
 
 
 def _accuracy_word(line: Line) -> str:
-    change, p = line.change_points or 0.0, line.detail.mcnemar_p if line.detail else None
+    change, detail = line.change_points or 0.0, line.detail
+    p = None if detail is None else detail.mcnemar_p if detail.mcnemar_holm is None else detail.mcnemar_holm
     if abs(change) <= BUDGET_POINTS:
         return "as accurate"
     sure = p is not None and p < 0.05

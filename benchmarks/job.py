@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+import typing
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.results import Settings
 from catalog import KilnError, from_json
 
+Part = Literal["SingleStream", "Offline", "Server", "accuracy", "robustness"]
 ENVIRONMENT = "MODELKILN_BENCH_JOB"  # the path of a job file
 
 
 @dataclass(frozen=True)
 class Job:
-    """One variant to measure.
+    """One variant to measure, or those `parts` of it that are named.
 
-    `data` is a folder with `images.npy`, uint8 `[N, H, W, 3]`, and `labels.npy`, int64 `[N]`.
+    `data` is a folder with `images.npy`, uint8 `[N, H, W, 3]`, `labels.npy`, int64 `[N]`, and, for the robustness,
+    `subset.npy`, int64 `[n]`, and `corrupted.npy`, uint8 `[corruptions, severities, n, H, W, 3]`.
     """
 
     format: str
@@ -26,6 +30,7 @@ class Job:
     data: str
     out: str  # the folder for the files named below
     settings: Settings
+    parts: list[Part] = field(default_factory=lambda: list(typing.get_args(Part)))
 
     @property
     def outcome(self) -> Path:
@@ -34,8 +39,8 @@ class Job:
 
     @property
     def predictions(self) -> Path:
-        """Where it leaves the top class of every test image, int64 `[N]`."""
-        return Path(self.out) / "predictions.npy"
+        """Where it leaves `Predictions`."""
+        return Path(self.out) / "predictions.npz"
 
     @property
     def reason(self) -> Path:
@@ -44,17 +49,30 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Server:
+    """What came of the Server scenario; `trials` are the rates tried with the p99 they had, in order."""
+
+    rate: float
+    p99_ms: float | None
+    batch: float | None
+    trials: list[list[float]]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What pytest-benchmark's file cannot tell. Times in milliseconds."""
 
-    images: int
-    correct: int
     load_ms: float
     first_ms: float
     warmup_calls: int
     settled: bool
     rss_before_bytes: int
-    peak_rss_bytes: int
+    peak_rss_bytes: int  # before predicting the test split, whose predictions may come from an earlier run
+    kernel_ms: float
+    process_threads: int
+    affinity: list[int]
+    server: Server | None = None
+    energy_mj: dict[str, float] = field(default_factory=dict)
 
 
 def current() -> Job:

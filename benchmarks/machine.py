@@ -49,6 +49,20 @@ def load() -> list[float]:
     return [round(average, 2) for average in os.getloadavg()]
 
 
+def ticks(path: Path = Path("/proc/stat")) -> list[int]:
+    """The kernel's counters of processor time since the start, by kind; empty where it keeps none."""
+    try:
+        return [int(value) for value in path.read_text().splitlines()[0].split()[1:]]
+    except (OSError, ValueError, IndexError):
+        return []
+
+
+def stolen_percent(before: list[int], after: list[int]) -> float | None:
+    """Share of the time between two readings that the host gave to others; None where that is not told."""
+    spent = [late - early for early, late in zip(before, after, strict=False)][:8]  # guests' time is in user's
+    return round(100 * spent[7] / sum(spent), 2) if len(spent) == 8 and sum(spent) > 0 else None
+
+
 def peak_rss_bytes() -> int:
     """Largest resident memory of this process.
 

@@ -1,4 +1,4 @@
-"""Measures every variant of a store, one process a variant, and turns what the processes leave into rows.
+"""Measures every variant of a store, one process a variant and pass, and turns what the processes leave into rows.
 
 A variant that failed to convert, is older than its model, is corrupt, crashes or takes too long keeps its row with the
 reason; one bad variant costs the others nothing.
@@ -6,94 +6,50 @@ reason; one bad variant costs the others nothing.
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from benchmarks import machine, process
-from benchmarks.job import Job
-from benchmarks.pairs import paired
-from benchmarks.results import SCHEMA, Detail, ModelFacts, Results, Settings
-from catalog import CARD, Card, KilnError, Measurement, Store, Variant, VariantCard, commit, now, plugin, read_card
+from benchmarks import machine, pairs, predictions, process, roofline, work
+from benchmarks.candidates import Candidate, candidates
+from benchmarks.job import Job, Part
+from benchmarks.predictions import Predictions
+from benchmarks.results import SCHEMA, Detail, ModelFacts, Results, Roofline, Settings
+from benchmarks.splits import Splits
+from catalog import Card, KilnError, Measurement, Store, VariantCard, commit, now, plugin
 
 Loader = Callable[..., Any]
 Begun = Callable[[str], None]
-Done = Callable[[Measurement], None]
+Done = Callable[[str, str], None]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A folder of the store that should be a variant: its card, or why there is none to go by."""
+@dataclass
+class _Try:
+    """A candidate on its way through the passes."""
 
-    variant: Variant
-    card: VariantCard | None
-    reason: str = ""
-
-    @property
-    def name(self) -> str:
-        """The word for it in orders and keys: `lenet/onnx-int8`."""
-        return str(self.variant)
+    candidate: Candidate
+    reason: str = ""  # why it cannot be measured
+    runs: list[process.Ran] = field(default_factory=list)
+    told: Predictions | None = None
+    reused: bool = False
 
 
-def candidates(store: Store, models: list[str]) -> list[Candidate]:
-    """Every variant of the models, sorted; those that cannot be measured come with the reason.
-
-    Raises:
-        KilnError: A named model is not in the store, or no model has a variant.
-    """
-    found = [c for model in models for c in _candidates_of(store, model)]
-    if not found:
-        which = ", ".join(models) or "any model"
-        raise KilnError(
-            f"no variants of {which} in {store.root}; run: python -m training lenet; python -m export lenet"
-        )
-    return found
-
-
-def _candidates_of(store: Store, model: str) -> Iterator[Candidate]:
-    parent = store.card(model)
-    for path in sorted((store.model_dir(model) / "variants").glob(f"[!.]*/{CARD}")):
-        variant = _from_version(model, path.parent.name)
-        try:
-            card = read_card(VariantCard, path)
-        except KilnError as error:
-            yield Candidate(variant, None, str(error))
-            continue
-        if card.variant.version != path.parent.name or card.variant.model != model:
-            yield Candidate(variant, None, f"{path} is the card of {card.variant}; export it again with --force")
-            continue
-        yield Candidate(card.variant, card, _objection(store, parent, card))
-
-
-def _from_version(model: str, version: str) -> Variant:
-    """What a folder's name says, for the row of a variant whose card cannot be read."""
-    transform, form, precision = ["", "", "", *version.rsplit("-", 2)][-3:]
-    return Variant(model, form or version, precision if form else "", transform)
-
-
-def _objection(store: Store, parent: Card, card: VariantCard) -> str:
-    """Why a variant is not to be measured; "" if it is."""
-    if card.status == "failed":
-        return card.reason or "the conversion failed"
-    if card.parent_sha256 != parent.weights_sha256:
-        return f"stale: made from other weights than {parent.model} has now; run: python -m export {parent.model}"
-    try:
-        store.verify(store.variant_dir(card.variant), card.files)
-    except KilnError as error:
-        return str(error)
-    return ""
+def _ignore(*_: str) -> None:
+    """Told and not interested."""
 
 
 @dataclass
 class Run:
-    """One run over a store. `load` reads a data set by name, as `training.data.load` does."""
+    """One run over a store. `load` reads a data set by name, as `training.data.load` does.
+
+    `kept` is the folder where answers on the test split outlast the run; without it none are kept nor taken.
+    """
 
     store: Store
     threads: int
@@ -101,27 +57,30 @@ class Run:
     seed: int
     load: Loader
     quick: bool = False
+    kept: Path | None = None
+    benches: list[dict[str, Any]] = field(default_factory=list)  # filled by `measure`, as pytest-benchmark has them
 
-    def measure(self, models: list[str], begun: Begun = lambda name: None, done: Done = lambda row: None) -> Results:
-        """Measures all variants in random order; `begun` is told of each variant's name, `done` of its row."""
-        created, start, load_before = now(), time.perf_counter(), machine.load()
+    def measure(self, models: list[str], begun: Begun = _ignore, done: Done = _ignore) -> Results:
+        """Measures all variants in every pass's random order.
+
+        `begun` is told the name of a variant whose process starts, `done` when that has ended with its name and,
+        where it cannot be measured, the reason.
+        """
+        created, start, load_before, ticks = now(), time.perf_counter(), machine.load(), machine.ticks()
         todo = candidates(self.store, models)
-        order = [c.name for c in todo]
-        random.Random(self.seed).shuffle(order)
-        by_name = {c.name: c for c in todo}
-        rows: dict[str, Measurement] = {}
-        details: dict[str, Detail] = {}
+        rng = random.Random(self.seed)
+        orders = [rng.sample([c.name for c in todo], len(todo)) for _ in range(self.settings.passes)]
+        environment = process.thread_environment(self.threads)
         with tempfile.TemporaryDirectory(prefix="modelkiln-benchmark-") as scratch:
-            splits = _Splits(Path(scratch), self.load)
-            predictions: dict[str, NDArray[np.int64]] = {}
-            for position, name in enumerate(order):
-                begun(name)
-                row, detail, told = self._one(by_name[name], position, splits, Path(scratch) / f"job{position}")
-                rows[name] = row
-                if detail is not None and told is not None:
-                    details[name], predictions[name] = detail, told
-                done(row)
-            details = paired(details, [c.variant for c in todo], predictions, splits.labels)
+            splits = Splits(Path(scratch), self.load, self.settings.robust_images)
+            peak = self._peak(environment, Path(scratch))
+            tries = {c.name: _Try(c) for c in todo}
+            for turn, order in enumerate(orders):
+                for position, name in enumerate(order):
+                    begun(name)
+                    self._process(tries[name], turn, position, splits, Path(scratch) / f"job{turn}-{position}")
+                    done(name, tries[name].reason)
+            rows, details = self._rows(tries, splits)
         packages = {p for c in todo if c.card for p in _packages(c.variant.format)}
         return Results(
             schema=SCHEMA,
@@ -129,39 +88,84 @@ class Run:
             commit=commit(),
             quick=self.quick,
             threads=self.threads,
-            environment=process.thread_environment(self.threads),
+            environment=environment,
             seed=self.seed,
-            order=order,
+            order=orders[0],
             settings=self.settings,
             seconds=round(time.perf_counter() - start, 1),
             load_before=load_before,
             load_after=machine.load(),
             machine=machine.read(tuple(sorted(packages))),
             models={model: _facts(self.store.card(model)) for model in dict.fromkeys(c.variant.model for c in todo)},
-            rows=[rows[c.name] for c in todo],
+            rows=rows,
             details=details,
+            roofline=peak,
+            steal_percent=machine.stolen_percent(ticks, machine.ticks()),
+            orders=orders,
         )
 
-    def _one(
-        self, candidate: Candidate, position: int, splits: _Splits, folder: Path
-    ) -> tuple[Measurement, Detail | None, NDArray[np.int64] | None]:
-        card, start = candidate.card, time.perf_counter()
-        row = _unmeasured(candidate, self.threads)
+    def _peak(self, environment: dict[str, str], scratch: Path) -> Roofline | None:
+        seconds = self.settings.peak_seconds
+        return roofline.measured(self.threads, {**os.environ, **environment}, scratch, seconds) if seconds else None
+
+    def _process(self, trying: _Try, turn: int, position: int, splits: Splits, folder: Path) -> None:
+        """One process of one variant; what it found, or why it failed, goes into `trying`."""
+        candidate, card, start = trying.candidate, trying.candidate.card, time.perf_counter()
+        if trying.reason:
+            return
         try:
             if candidate.reason or card is None:
                 raise KilnError(candidate.reason)
             data = splits.folder(self.store.card(card.variant.model))
+            parts: list[Part] = ["SingleStream", "Offline"]
+            if turn == 0:
+                parts += self._first_parts(trying, card)
             folder.mkdir()
-            model_file = self.store.variant_dir(card.variant) / card.file
-            job = Job(
-                card.variant.format, str(model_file.resolve()), self.threads, str(data), str(folder), self.settings
-            )
+            model_file = (self.store.variant_dir(card.variant) / card.file).resolve()
+            job = Job(card.variant.format, str(model_file), self.threads, str(data), str(folder), self.settings, parts)
             raw = process.run(job)
         except KilnError as error:
-            why = self._tidy(str(error))
-            return Measurement(row.variant, "failed", why, row.parent_sha256, threads=self.threads), None, None
-        row, detail = process.figures(row, raw, position, round(time.perf_counter() - start, 2))
-        return row, detail, np.load(job.predictions)
+            trying.reason = self._tidy(str(error))
+            return
+        self.benches += process.in_plug_ins_words(candidate.name, turn, raw)
+        trying.runs.append(process.read(raw, position, round(time.perf_counter() - start, 2)))
+        if "accuracy" in parts:
+            trying.told = predictions.load(job.predictions)
+            if trying.told is not None and (kept := self._kept(card)) is not None:
+                trying.told.save(kept)
+
+    def _first_parts(self, trying: _Try, card: VariantCard) -> list[Part]:
+        """What only the first pass does; answers that were kept are taken instead of asked for again."""
+        parts: list[Part] = ["Server"] if self.settings.server_seconds else []
+        kept = self._kept(card)
+        if kept is not None and (told := predictions.load(kept)) is not None:
+            trying.told, trying.reused = told, True
+            return parts
+        return [*parts, "accuracy", *(["robustness"] if self.settings.robust_images else [])]  # type: ignore[list-item]
+
+    def _kept(self, card: VariantCard) -> Path | None:
+        if self.kept is None:
+            return None
+        package = next(iter(_packages(card.variant.format)), "")
+        return self.kept / predictions.key(card, package, self.threads, self.settings.robust_images)
+
+    def _rows(self, tries: dict[str, _Try], splits: Splits) -> tuple[list[Measurement], dict[str, Detail]]:
+        rows, details, told = [], dict[str, Detail](), dict[str, Predictions]()
+        for name, trying in tries.items():
+            row, card = _unmeasured(trying.candidate, self.threads), trying.candidate.card
+            if trying.reason or card is None or trying.told is None or not trying.runs:
+                why = trying.reason or "its answers could not be read"
+                rows.append(Measurement(row.variant, "failed", why, row.parent_sha256, threads=self.threads))
+                continue
+            row, detail = process.merged(row, trying.runs)
+            model = card.variant.model
+            labels, parent = splits.labels(model), self.store.card(model)
+            detail = pairs.described(detail, trying.told, labels, len(parent.dataset.classes), splits.subset(model))
+            counted = work.of(self.store, card, parent.macs, parent.parameters)
+            details[name] = dataclasses.replace(detail, reused=trying.reused, work=counted)
+            told[name] = trying.told
+            rows.append(dataclasses.replace(row, accuracy=pairs.accuracy(trying.told, labels)))
+        return rows, pairs.paired(details, [t.candidate.variant for t in tries.values()], told, splits.labels)
 
     def _tidy(self, reason: str) -> str:
         """One line, without the folders of this machine: reports travel."""
@@ -205,40 +209,5 @@ def _facts(card: Card) -> ModelFacts:
         parameters=card.parameters,
         macs=card.macs,
         card_top1=card.accuracy.top1,
+        class_names=data.classes,
     )
-
-
-class _Splits:
-    """Test splits, read once each and laid down as files that every process maps, so that none reads the whole set."""
-
-    def __init__(self, scratch: Path, load: Loader) -> None:
-        self._scratch, self._load = scratch, load
-        self._folders: dict[str, Path] = {}
-        self._models: dict[str, Path] = {}
-
-    def folder(self, card: Card) -> Path:
-        """Where the test split of a model's data set lies.
-
-        Raises:
-            KilnError: The data cannot be read, or is not what the model was trained on.
-        """
-        info = card.dataset
-        if info.sha256 not in self._folders:
-            data = self._load(info.name, root=info.root or None)
-            if data.sha256 != info.sha256:
-                raise KilnError(
-                    f"the data set {info.name} is not the one {card.model} was trained on (sha256 {data.sha256[:12]}, "
-                    f"its card says {info.sha256[:12]}); train again: python -m training {card.model} --force"
-                )
-            folder = self._scratch / f"data{len(self._folders)}"
-            folder.mkdir()
-            np.save(folder / "images.npy", data.x_test)
-            np.save(folder / "labels.npy", data.y_test)
-            self._folders[info.sha256] = folder
-        self._models[card.model] = self._folders[info.sha256]
-        return self._models[card.model]
-
-    def labels(self, model: str) -> NDArray[np.int64]:
-        """The test labels of a model that was measured."""
-        labels: NDArray[np.int64] = np.load(self._models[model] / "labels.npy")
-        return labels

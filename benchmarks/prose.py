@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import words
+from benchmarks import depth, words
 from benchmarks.compare import BUDGET_POINTS, FASTER, SMALLER, Group, Line
 from benchmarks.results import Results
 
@@ -73,6 +73,11 @@ def warnings(results: Results) -> list[str]:
     if results.quick:
         found.append("This was a quick run: p99 is rough, and ratios near 1 are not to be trusted.")
     cores = len(results.machine.affinity)
+    if results.steal_percent is not None and results.steal_percent >= 2:
+        found.append(
+            f"Other guests of the host took {results.steal_percent:.0f}% of the processor's time during the run: "
+            "latencies are too high, their ratios uncertain."
+        )
     before, after = results.load_before[0], results.load_after[0]
     if before > 0.5 * cores or after > results.threads + 0.5 * cores:  # the run itself makes `threads` of it
         found.append(
@@ -91,8 +96,8 @@ def method(results: Results) -> list[str]:
     environment = ", ".join(f"{name}={value}" for name, value in results.environment.items())
     unsettled = sorted(name for name, d in results.details.items() if not d.settled)
     return [
-        f"Every variant ran in a process of its own, {_threads(results.threads)} ({environment}), in random order "
-        f"(seed {results.seed}): {', '.join(results.order)}.",
+        f"Every variant ran in a process of its own, {_threads(results.threads)} ({environment}), {_turns(s.passes)} "
+        f"in random order (seed {results.seed}{'; the first' if s.passes > 1 else ''}): {', '.join(results.order)}.",
         f"Its files were checked against their sha256 first. It was warmed up for at most {s.warmup_seconds:g} s, "
         "until the medians of three windows agreed within 5%"
         + (f"; {', '.join(unsettled)} did not settle." if unsettled else ", which all did."),
@@ -101,17 +106,27 @@ def method(results: Results) -> list[str]:
         f"up to {words.digits(overhead, 2)} µs here, which is not subtracted.",
         f"Offline (images/s): the best median over batches of {', '.join(map(str, s.batches))}, then "
         f"{', '.join(map(str, s.more_batches))} while that gains 5% or more; {offline} rounds each.",
+        *depth.method(results),
         "Accuracy: the whole test split through the format's own loader; the interval is Wilson's for 95%. The change "
         "is in points against the float parent (Keras fp32 where it was measured, else ONNX fp32) on the same images; "
-        "'perhaps' stands where McNemar's exact test gives p of 0.05 or more.",
+        "'perhaps' stands where McNemar's exact test gives p of 0.05 or more"
+        + (", after Holm's correction over all variants." if results.schema > 1 else "."),
         "Ratio (of size) and speed-up are against fp32 ONNX of the same model in this run, above 1 where better; "
         f"within {100 * (FASTER - 1):.0f}% of it speed is called the same, within {100 * (SMALLER - 1):.0f}% size. "
         "kB are 1,000 bytes of the model file, gzip at level 9. RSS is the peak of the whole process, with Python and "
         "the test images.",
-        "Horizontal bars in the latency plot span the medians of five consecutive fifths of the rounds.",
+        f"Horizontal bars in the latency plot span the medians of {_spread(s.passes)}.",
         f"The run took {results.seconds:.0f} s; load average {_loads(results.load_before)} before, "
         f"{_loads(results.load_after)} after.",
     ]
+
+
+def _turns(passes: int) -> str:
+    return "once," if passes == 1 else f"{passes} times,"
+
+
+def _spread(passes: int) -> str:
+    return "five consecutive fifths of the rounds" if passes == 1 else f"the {passes} passes"
 
 
 def machine_rows(results: Results) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmarks import compare, palette, plots, prose, words
+from benchmarks import compare, palette, plots, prose, scale, words
 from benchmarks.results import Results
 from catalog import ROOT, KilnError, write_atomic
 
@@ -42,7 +42,9 @@ def section(results: Results) -> str:
             ]
             rows.append(f"| {' | '.join(cells)} |")
     groups = compare.groups(results)
-    measured = f"{', '.join(f'{g.test_images:,} test images of {g.dataset}' for g in groups)}, one run"
+    measured = (
+        f"{', '.join(f'{g.test_images:,} test images of {g.dataset}' for g in groups)}, one run{_passes(results)}"
+    )
     return "\n".join(
         [
             prose.headline(results, groups),
@@ -56,6 +58,10 @@ def section(results: Results) -> str:
             f"{compare.BUDGET_POINTS:g} points of its float parent.",
         ]
     )
+
+
+def _passes(results: Results) -> str:
+    return f" of {results.settings.passes} passes" if results.settings.passes > 1 else ""
 
 
 def readme(text: str, results: Results) -> str:
@@ -72,12 +78,13 @@ def readme(text: str, results: Results) -> str:
 
 
 def publish(results: Results, source: Path, root: Path = ROOT) -> Path:
-    """Copies `source` to `results/`, draws the README's picture, renews its section; returns the copy's path."""
+    """Copies `source` to `results/`, renews the README's section and picture and docs/scale.md; the copy's path."""
     target = root / "results" / name(results)
     renewed = readme((root / "README.md").read_text(encoding="utf-8"), results)
     group = max(compare.groups(results), key=lambda g: len(g.lines))
     for colours, suffix in ((palette.LIGHT, ""), (palette.DARK, "-dark")):
         write_atomic(root / "docs" / "images" / f"{PICTURE}{suffix}.png", plots.png(group, plots.KINDS[0], colours))
     write_atomic(target, source.read_bytes())
+    write_atomic(root / "docs" / "scale.md", scale.text(results, target.name))
     write_atomic(root / "README.md", renewed)
     return target

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare, palette, plots, prose, words
+from benchmarks import columns, compare, depth, explore, palette, plots, prose, words
 from benchmarks.results import Results
 from catalog import write_atomic
 
@@ -21,10 +21,11 @@ class Report:
     markdown: str
     html: str
     images: dict[str, bytes]
+    csv: str
 
 
-def render(results: Results) -> Report:
-    """The report of one run; nothing but `results` decides a letter of it."""
+def render(results: Results, pictures: bool = True) -> Report:
+    """The report of one run; nothing but `results` decides a letter of it. Without `pictures`, no PNG is drawn."""
     found = compare.groups(results)
     said = prose.headline(results, found)
     context = {
@@ -43,19 +44,24 @@ def render(results: Results) -> Report:
         "batches": _batches(results),
         "light": palette.LIGHT,
         "dark": palette.DARK,
+        "explore": explore.data(results, found),
+        "row_id": explore.row_id,
+        **depth.context(results, found),
     }
     images = {}
-    for group in found:
+    for group in found if pictures else []:
         for kind in plots.KINDS:
             images[f"{kind.name}-{group.slug}.png"] = plots.png(group, kind, palette.LIGHT)
             images[f"{kind.name}-{group.slug}-dark.png"] = plots.png(group, kind, palette.DARK)
-    return Report(said, _fill("report.md.j2", False, context), _fill("report.html.j2", True, context), images)
+    markdown, html = _fill("report.md.j2", False, context), _fill("report.html.j2", True, context)
+    return Report(said, markdown, html, images, columns.table(found))
 
 
 def write(report: Report, folder: Path) -> None:
-    """Writes `report.html`, `report.md` and its pictures, each of them atomically."""
+    """Writes `report.html`, `report.md` with its pictures, and `results.csv`, each of them atomically."""
     for name, image in report.images.items():
         write_atomic(folder / name, image)
+    write_atomic(folder / "results.csv", report.csv)
     write_atomic(folder / "report.md", report.markdown)
     write_atomic(folder / "report.html", report.html)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from catalog import KilnError, Measurement, from_json, to_json, write_atomic
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had one pass a variant and neither Server, roofline, robustness nor energy; it is still read
 FILE = "results.json"
 
 
@@ -16,25 +18,72 @@ FILE = "results.json"
 class Settings:
     """How long and how often each thing is measured; times are seconds spent on it, not counting its warm-up.
 
-    The first `batches` of Offline are tried for every variant, so that all can be compared at the same batch; those of
-    `more_batches` only while the last step gained 5% or more.
+    The first `batches` of Offline are tried for every variant; those of `more_batches` only while the last two
+    doublings together gained 5% or more.
     """
 
-    single_seconds: float = 8.0
-    single_rounds: int = 400  # at least, where an inference is so slow that the time would allow fewer
-    offline_seconds: float = 1.0  # for each batch size
-    offline_rounds: int = 5  # at least
+    single_seconds: float = 3.0  # in each pass
+    single_rounds: int = 200  # at least, where an inference is so slow that the time would allow fewer
+    offline_seconds: float = 0.4  # for each batch size, in each pass
+    offline_rounds: int = 3  # at least
     max_rounds: int = 20_000
-    warmup_seconds: float = 2.0  # at most; it ends when three windows agree within 5%
+    warmup_seconds: float = 3.0  # at most; it ends when three windows agree within 5%
     window_seconds: float = 0.1
     timeout_seconds: float = 1200.0  # for a variant's whole process
-    batches: list[int] = field(default_factory=lambda: [1, 8, 32, 128])
-    more_batches: list[int] = field(default_factory=lambda: [256, 512])
+    batches: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    more_batches: list[int] = field(default_factory=lambda: [16, 32, 64, 128, 256, 512])
+    passes: int = 3  # times each variant is measured, each time in a new process and a new order
+    server_p99_ms: float = 15.0  # the limit of Server; MLPerf's for image classification
+    server_seconds: float = 0.4  # of a trial at one rate, at least; 0 leaves Server out
+    robust_images: int = 300  # test images that are corrupted in every way; 0 leaves it out
+    http_requests: int = 200  # over HTTP for each variant; 0 leaves the serving tax out
+    peak_seconds: float = 0.6  # for each figure of the machine's own peak; 0 leaves it out
 
     @classmethod
     def quick(cls) -> Settings:
-        """A tenth of the time, for a first look: p99 is then a rough figure."""
-        return cls(single_seconds=0.8, single_rounds=200, offline_seconds=0.12, warmup_seconds=0.4, window_seconds=0.03)
+        """A first look: one pass and a tenth of the time, p99 is then a rough figure."""
+        return cls(
+            single_seconds=0.6,
+            offline_seconds=0.1,
+            warmup_seconds=0.5,
+            window_seconds=0.03,
+            passes=1,
+            server_seconds=0.15,
+            robust_images=100,
+            peak_seconds=0.1,
+            http_requests=0,
+        )
+
+    def fitting(self, variants: int, seconds: float = 270.0) -> Settings:
+        """The same with less time a pass where so many variants would take longer than `seconds` in all."""
+        share = seconds / max(1, variants) / self.passes
+        single = round(min(self.single_seconds, max(0.5, 0.3 * share)), 2)
+        offline = round(min(self.offline_seconds, max(0.08, 0.05 * share)), 2)
+        return dataclasses.replace(self, single_seconds=single, offline_seconds=offline)
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The machine's own peak, measured in the run with the run's threads.
+
+    `copy_bytes_per_s` is by working set in bytes, read and written bytes together, so that caches are told from memory.
+    """
+
+    fp32_macs_per_s: float
+    int8_macs_per_s: float
+    copy_bytes_per_s: dict[str, float]
+    how: dict[str, str]  # by figure: what reached it
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one image asks of a variant, counted in its graph; `exact` is not so where a sibling's had to stand in."""
+
+    macs: int
+    weight_elements: int
+    activation_elements: int  # outputs of the operators that compute, one image
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,19 +115,57 @@ class ModelFacts:
     parameters: int
     macs: int
     card_top1: float  # percent, as the training run measured it
+    class_names: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Tax:
+    """One image over HTTP, medians in milliseconds: `http_ms` at the client, the others by where the time went.
+
+    Decoding, queueing and computing are what the service says; `handling_ms` is the rest of its own time, and
+    `transport_ms` what the client waited beyond that.
+    """
+
+    requests: int
+    http_ms: float
+    decode_ms: float
+    queue_ms: float
+    compute_ms: float
+    handling_ms: float
+    transport_ms: float
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one process of a variant measured; `kernel_ms` is the calibration kernel's median between its rounds."""
+
+    position: int  # in this pass's random order, from 0
+    settled: bool
+    rounds: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    images_per_s_at: dict[str, float]
+    kernel_ms: float
+
+    @property
+    def relative(self) -> float:
+        """p50 in calibration kernels: what two machines, or two hours of one, can be compared by."""
+        return self.p50_ms / self.kernel_ms
 
 
 @dataclass(frozen=True)
 class Detail:
     """How one row came about; only rows that were measured have one.
 
-    `p50_low_ms` and `p50_high_ms` are the lowest and highest median of five consecutive fifths of the rounds.
-    `lost` and `won` count test images that `against` has right and this variant wrong, and the reverse;
-    `mcnemar_p` is McNemar's exact two-sided p for them, uncorrected.
+    `p50_low_ms` and `p50_high_ms` are the lowest and highest median of the passes, or of five consecutive fifths of the
+    rounds where there was one pass. `lost` and `won` count test images that `against` has right and this variant
+    wrong, and the reverse; `mcnemar_p` is McNemar's exact two-sided p for them, `mcnemar_holm` the same after Holm's
+    correction over all variants of the run. Lists `by class` are in the order of the class names.
     """
 
-    position: int  # in the random order, from 0
-    seconds: float
+    position: int  # in the first random order, from 0
+    seconds: float  # of all its processes
     rounds: int
     offline_rounds: dict[str, int]  # batch size -> rounds
     warmup_calls: int
@@ -93,6 +180,23 @@ class Detail:
     lost: int | None = None
     won: int | None = None
     mcnemar_p: float | None = None
+    mcnemar_holm: float | None = None
+    passes: list[Pass] = field(default_factory=list)
+    server_rate: float | None = None  # images/s of Poisson arrivals held with p99 under the limit; 0: none was
+    server_p99_ms: float | None = None  # at that rate
+    server_batch: float | None = None  # images that were taken together, on average, at that rate
+    energy_mj: dict[str, float] = field(default_factory=dict)  # an image, Offline, by meter
+    process_threads: int | None = None  # of the whole process once the variant was loaded
+    affinity: list[int] = field(default_factory=list)  # of that process
+    top1_by_class: list[float] = field(default_factory=list)  # percent
+    calibration_error: float | None = None  # expected, 15 bins of equal width, percent
+    confidence: float | None = None  # mean probability of the top class, percent
+    robust_images: int = 0
+    robust_clean_top1: float | None = None  # percent, on the images that were then corrupted
+    robust_top1: dict[str, list[float]] = field(default_factory=dict)  # percent, by corruption, severities ascending
+    reused: bool = False  # predictions of the same file on the same images, kept from an earlier run
+    work: Work | None = None
+    tax: Tax | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +219,10 @@ class Results:
     models: dict[str, ModelFacts]
     rows: list[Measurement]
     details: dict[str, Detail]  # by "model/version"
+    roofline: Roofline | None = None
+    steal_percent: float | None = None  # of the run's processor time, taken by other guests of the host
+    http_reason: str = ""  # why there is no serving tax, where it was asked for
+    orders: list[list[str]] = field(default_factory=list)  # of every pass
 
     def write(self, path: Path) -> None:
         """Writes the file atomically."""
@@ -131,8 +239,37 @@ def read(path: Path) -> Results:
         raise KilnError(f"there are no results at {path}; run: python -m benchmarks")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(data, dict) and data.get("schema") != SCHEMA:
-            raise KilnError(f"{path} has schema {data.get('schema')!r}, not {SCHEMA}; run again: python -m benchmarks")
-        return from_json(Results, data)
+        if isinstance(data, dict) and data.get("schema") not in (1, SCHEMA):
+            raise KilnError(
+                f"{path} has schema {data.get('schema')!r}, not 1 or {SCHEMA}; run again: python -m benchmarks"
+            )
+        return from_json(Results, _upgraded(data))
     except (OSError, ValueError) as error:
         raise KilnError(f"{path} cannot be read as results: {error}; run again: python -m benchmarks") from error
+
+
+def newest(folder: Path) -> Path:
+    """The results written last of those in a folder.
+
+    Raises:
+        KilnError: There are none.
+    """
+    found = [(read(path).created, path) for path in folder.glob("*.json")]
+    if not found:
+        raise KilnError(f"there are no results in {folder}; run: make benchmark publish")
+    return max(found)[1]
+
+
+def _upgraded(data: Any) -> Any:
+    """Schema 1 said in the words of 2: what it had no word for was not done."""
+    if isinstance(data, dict) and data.get("schema") == 1 and isinstance(data.get("settings"), dict):
+        undone = {
+            "passes": 1,
+            "server_p99_ms": 0.0,
+            "server_seconds": 0.0,
+            "robust_images": 0,
+            "peak_seconds": 0.0,
+            "http_requests": 0,
+        }
+        return {**data, "settings": {**undone, **data["settings"]}}
+    return data

@@ -51,6 +51,11 @@ def times(ratio: float | None) -> str:
     ) + "\N{MULTIPLICATION SIGN}"
 
 
+def chance(p: float | None) -> str:
+    """A probability with three decimals: `0.021`, `<0.001`."""
+    return NONE if p is None else "<0.001" if p < 0.0005 else f"{p:.3f}"
+
+
 def whole(value: float | None) -> str:
     """An integer with thousands apart."""
     return NONE if value is None else f"{value:,.0f}"

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
+import rich.progress
 import typer
 
 import console
 from catalog import KilnError, Store, Variant, VariantCard
-from export import pages, pipeline
+from export import budget, pages, pipeline
+from export.transforming import Tell
+from export.transforms import Progress
 
 app = console.app("Converts trained models and proves each variant. `python -m export lenet --formats onnx`")
+
+
+class Goal(enum.StrEnum):
+    """What the best variant is best at."""
+
+    latency = "latency"
+    throughput = "throughput"
+    size = "size"
+
 
 StoreOption = Annotated[Path | None, typer.Option(help="where models are kept [MODELKILN_STORE or artifacts]")]
 
@@ -21,27 +34,48 @@ def export_models(
     model: Annotated[str, typer.Argument(help="a trained model, or `all` of them")],
     formats: Annotated[str, typer.Option(help="comma-separated files of export/formats [all]")] = "",
     precisions: Annotated[str, typer.Option(help="comma-separated, as fp32,int8 [all a format can make]")] = "",
+    transforms: Annotated[
+        str, typer.Option(help="comma-separated, chained by +: prune80,prune80+quantize_aware [the network as trained]")
+    ] = "",
     store: StoreOption = None,
     force: Annotated[bool, typer.Option("--force", help="make again what is there already")] = False,
     threads: Annotated[int, typer.Option(min=1, help="of the runtime while it is proved")] = 2,
     calibration_images: Annotated[int, typer.Option(min=1, help="training images that int8 ranges come from")] = 1024,
     seed: Annotated[int, typer.Option(min=0, help="which training images those are")] = 0,
     timeout: Annotated[float, typer.Option(min=1.0, help="seconds for one conversion with its proof")] = 1800.0,
+    finetune_epochs: Annotated[
+        int | None, typer.Option(min=1, help="of every transform [a share of the epochs the model was trained for]")
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None, typer.Option(min=0.0, help="points of top-1 on the validation split a variant may lose [any]")
+    ] = None,
+    objective: Annotated[
+        Goal | None, typer.Option(help="find the one variant best at this within --max-accuracy-drop")
+    ] = None,
 ) -> None:
-    """Converts one model or all of them (the word `model` may be left out)."""
-    options = pipeline.Options(threads, force, timeout, calibration_images, seed)
+    """Converts one model or all of them (the word `model` may be left out).
+
+    With `--objective`, also says which variant is the best within the budget, giving int8 layers back where needed.
+    """
+    options = pipeline.Options(threads, force, timeout, calibration_images, seed, finetune_epochs, max_accuracy_drop)
     opened = Store(store)
     models = opened.models() if model == "all" else [model]
     if not models:
         raise KilnError(f"no trained model in {opened.root}; run: python -m training lenet")
-    asked = {name: pipeline.wanted(name, _words(formats), _words(precisions)) for name in models}
+    if "mixed" in _words(precisions) and max_accuracy_drop is None:
+        raise KilnError("mixed precision spends an accuracy budget; say which: --max-accuracy-drop 0.3")
+    asked = {name: pipeline.wanted(name, _words(formats), _words(precisions), _words(transforms)) for name in models}
+    if objective:
+        _race(opened, asked, options, objective.value)
+        return
     cards, troubles = _export(opened, asked, options)
-    if cards:
-        console.out.print(pages.table(cards))
-    unfit = [f"{card.variant}: {card.status}, {card.reason}" for card in cards if card.status != "ok"]
-    if unfit or troubles:
+    missing = {variant: reason for name, reason in troubles.items() for variant in asked[name]}
+    console.out.print(pages.table(cards, missing))
+    unfit = [f"{card.variant}: {pages.status(card)}, {card.reason}" for card in cards if card.status != "ok"]
+    unfit += [f"{name}: {reason}" for name, reason in troubles.items()]
+    if unfit:
         total = sum(map(len, asked.values()))
-        raise KilnError("\n".join([f"{total - _good(cards)} of {total} variants are not to be had", *unfit, *troubles]))
+        raise KilnError("\n".join([f"{total - _good(cards)} of {total} variants are not to be had", *unfit]))
 
 
 @app.command("inspect")
@@ -50,7 +84,7 @@ def inspect(
     store: StoreOption = None,
 ) -> None:
     """Prints a variant's card as a page."""
-    model, _, version = variant.partition("/")
+    model, _, version = variant.replace("+", "-").partition("/")
     opened = Store(store)
     cards = {card.variant.version: card for card in opened.variants(model)}
     if version not in cards:
@@ -69,12 +103,13 @@ def _good(cards: list[VariantCard]) -> int:
 
 def _export(
     store: Store, asked: dict[str, list[Variant]], options: pipeline.Options
-) -> tuple[list[VariantCard], list[str]]:
-    """The cards of all models, and one line for each model that could not even be begun."""
+) -> tuple[list[VariantCard], dict[str, str]]:
+    """The cards of all models, and by name why a model could not even be begun."""
     cards: list[VariantCard] = []
-    troubles: list[str] = []
-    with console.progress() as bar:
-        task = bar.add_task("exporting", total=sum(map(len, asked.values())))
+    troubles: dict[str, str] = {}
+    with console.progress(rich.progress.TextColumn("{task.fields[figures]}")) as bar:
+        task = bar.add_task("exporting", total=sum(map(len, asked.values())), figures="")
+        tuning = bar.add_task("fine-tuning", total=1, visible=False, figures="")
         for name, variants in asked.items():
             try:
                 cards += pipeline.export(
@@ -83,13 +118,56 @@ def _export(
                     options,
                     begin=lambda variant: bar.update(task, description=str(variant)),
                     done=lambda: bar.advance(task),
+                    tell=_teller(bar, tuning, name),
                 )
             except KilnError as error:
                 if len(asked) == 1:
                     raise
-                troubles.append(f"{name}: {error}")
+                troubles[name] = str(error)
         bar.update(task, description="exported")
     return cards, troubles
+
+
+def _race(
+    store: Store, asked: dict[str, list[Variant]], options: pipeline.Options, objective: budget.Objective
+) -> None:
+    """Finds each model's best variant and shows what was tried."""
+    for variants in asked.values():
+        console.out.print(pages.race(_best(store, variants, options, objective)))
+
+
+def _best(store: Store, variants: list[Variant], options: pipeline.Options, objective: budget.Objective) -> budget.Race:
+    with console.progress(rich.progress.TextColumn("{task.fields[figures]}")) as bar:
+        model = variants[0].model
+        task = bar.add_task(model, total=len(variants), figures="")
+        tuning = bar.add_task("fine-tuning", total=1, visible=False, figures="")
+        race = budget.find(
+            store,
+            variants,
+            options,
+            objective,
+            begin=lambda variant: bar.update(task, description=str(variant)),
+            done=lambda: bar.advance(task),
+            tell=_teller(bar, tuning, model),
+        )
+        bar.update(task, description=model)
+    return race
+
+
+def _teller(bar: rich.progress.Progress, task: rich.progress.TaskID, model: str) -> Tell:
+    """Moves the second bar, that of the transform which is being made."""
+
+    def tell(name: str, at: Progress) -> None:
+        bar.update(
+            task,
+            description=f"{model} {name}",
+            completed=at.done,
+            total=at.total,
+            visible=at.done < at.total,
+            figures=at.figures,
+        )
+
+    return tell
 
 
 if __name__ == "__main__":

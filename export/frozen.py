@@ -8,10 +8,12 @@ transposes every kernel in every call: 100 times slower.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import catalog
 from catalog import KilnError
 
 
@@ -63,6 +65,28 @@ def _check_contract(path: Path, model: Any) -> None:
             f"{path.name} takes {inputs} and gives {outputs}; a model here takes one uint8 [N, H, W, 3] "
             "and gives one float32 [N, classes]"
         )
+
+
+def frozen_of(keras_path: Path, scratch: Path | None) -> Frozen:
+    """As `freeze`; one export does it once, in `scratch`, and later conversions do without Keras.
+
+    Raises:
+        KilnError: As `load_keras`.
+    """
+    if scratch is None:
+        return freeze(keras_path)
+    digest = catalog.sha256_of(keras_path)[:16]
+    graph, told = scratch / f"frozen-{digest}.pb", scratch / f"frozen-{digest}.json"
+    if not told.is_file():
+        made = freeze(keras_path)
+        graph.write_bytes(made.graph.SerializeToString())
+        about: dict[str, Any] = {"input": made.input, "output": made.output}
+        about |= {"height": made.height, "width": made.width, "classes": made.classes}
+        catalog.write_atomic(told, json.dumps(about))
+        return made
+    from tensorflow.core.framework import graph_pb2
+
+    return Frozen(graph_pb2.GraphDef.FromString(graph.read_bytes()), **json.loads(told.read_text()))
 
 
 def freeze(path: Path) -> Frozen:

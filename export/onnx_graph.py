@@ -7,6 +7,7 @@ into the first convolution, int8 calls the raw byte the quantized pixel.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from export.frozen import Frozen
+import catalog
+from export.frozen import Frozen, frozen_of
 
 OPSET = 17  # the newest that every ONNX Runtime since 1.12, TensorRT 8.6 and OpenVINO 2023 read; nothing here needs 18
 IR_VERSION = 8  # the one that came with opset 17 (ONNX 1.12)
@@ -33,6 +35,30 @@ class Core:
     layout: tuple[int, ...]
     scale: float
     shape: tuple[int, int, int]  # height, width, 3
+
+
+def core_of(keras_path: Path, scratch: Path | None) -> Core:
+    """The core of a Keras model; one export makes it once, in `scratch`, and later conversions need no TensorFlow.
+
+    Raises:
+        KilnError: It is no model of this project's tensor contract.
+        ValueError: As `core`.
+    """
+    import onnx
+
+    if scratch is None:
+        return core(frozen_of(keras_path, None))
+    digest = catalog.sha256_of(keras_path)[:16]
+    model, told = scratch / f"core-{digest}.onnx", scratch / f"core-{digest}.json"
+    if not told.is_file():
+        made = core(frozen_of(keras_path, scratch))
+        onnx.save(made.model, model)
+        about = {"layout": made.layout, "scale": made.scale, "shape": made.shape}
+        catalog.write_atomic(told, json.dumps(about))
+        return made
+    about = json.loads(told.read_text())
+    height, width, channels = about["shape"]
+    return Core(onnx.load(model), tuple(about["layout"]), about["scale"], (height, width, channels))
 
 
 def core(frozen: Frozen) -> Core:

@@ -8,78 +8,128 @@ stay in the float that the last integer product is scaled to, and Softmax stays 
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export import onnx_graph, onnx_stem
+from export import calibration, onnx_float, onnx_graph, onnx_stem
+from export.calibration import Choice, Ranges
 from export.onnx_graph import INPUT, PIXELS, Core
 
-BATCH = 64
+FIRST = Choice()
 DENSE = ("QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger")
 CONVOLUTION = ("QLinearConv", "ConvInteger")
+_PRODUCTS = ("Conv", "MatMul", "Gemm")
 _MOVES = ("Transpose", "Reshape", "Flatten", "MaxPool", "NhwcMaxPool")  # these move bytes about and compute nothing
 
 
+class Quantizer:
+    """Makes int8 models of one core by any choice of calibration; the ranges are measured once."""
+
+    def __init__(self, core: Core, images: NDArray[np.uint8]) -> None:
+        self.core, self.images = core, images
+        self.prepared = _prepared(core)
+
+    @functools.cached_property
+    def spreads(self) -> dict[str, calibration.Spread]:
+        """Of all tensors of the prepared network over the calibration images."""
+        return calibration.measure(self.prepared, PIXELS, self.images, self.pixels)
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the convolutions and dense layers, from the input on."""
+        return [node.name for node in self.prepared.graph.node if node.op_type in _PRODUCTS]
+
+    def pixels(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raw images as the core's pixels."""
+        moved = images.transpose(self.core.layout) if self.core.layout else images
+        return np.ascontiguousarray(moved).astype(np.float32) * np.float32(self.core.scale)
+
+    def model(
+        self,
+        choice: Choice = FIRST,
+        learned: Ranges | None = None,
+        overrides: dict[str, Any] | None = None,
+        *,
+        widen: bool = True,
+        quantized_input: bool = False,
+    ) -> Any:
+        """The core in QDQ form, from raw bytes to probabilities.
+
+        Args:
+            choice: Calibration, and the layers that stay float.
+            learned: Ranges by tensor name that a quantization-aware model brings; they go before measured ones.
+            overrides: More of the quantizer's `TensorQuantOverrides`, as for weights with scales of their own.
+            widen: Lay the first convolution out for ONNX Runtime (`onnx_stem`).
+            quantized_input: Scale bytes to float and quantize them again, for runtimes that want to see it so.
+        """
+        ranges = {**calibration.ranges(self.spreads, choice.method), **(learned or {})}
+        model = self._qdq(choice, ranges, overrides or {})
+        _float_logits(model.graph)
+        if quantized_input:
+            onnx_float.head(model, self.core, fold=False)
+        else:
+            _feed_bytes(model, self.core, widen)
+        onnx_graph.take_bytes(model, self.core.shape)
+        return model
+
+    def _qdq(self, choice: Choice, ranges: Ranges, overrides: dict[str, Any]) -> Any:
+        import onnxruntime.quantization as ort
+        from onnxruntime.quantization.calibrate import TensorsData
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+        from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+        limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+        pixel = {
+            "quant_type": ort.QuantType.QUInt8,
+            "scale": np.array(self.core.scale, np.float32),
+            "zero_point": np.array(0, np.uint8),
+        }
+        last = [node.name for node in self.prepared.graph.node if node.op_type == "Softmax"]
+        quantizer = QDQQuantizer(
+            save_and_reload_model_with_shape_infer(self.prepared),
+            choice.per_channel,
+            False,  # reduce_range
+            ort.QuantType.QInt8,
+            ort.QuantType.QUInt8,
+            TensorsData(ort.CalibrationMethod.MinMax, limits),
+            [],
+            [*last, *choice.floats],
+            list({*QDQRegistry, *QLinearOpsRegistry}),
+            {"WeightSymmetric": True, "TensorQuantOverrides": {**overrides, PIXELS: [pixel]}},
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        return quantizer.model.model
+
+
 def quantize(core: Core, images: NDArray[np.uint8]) -> Any:
-    """The core as an int8 model in QDQ form that takes raw bytes; `images` uint8 `[N, H, W, 3]` calibrate it."""
+    """The core as an int8 model that takes raw bytes; `images` uint8 `[N, H, W, 3]` calibrate it, by min-max."""
+    return Quantizer(core, images).model()
+
+
+def _prepared(core: Core) -> Any:
+    """The core with BatchNorm and constants folded, its nodes named."""
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder:
-        whole, prepared, written = (Path(folder, name) for name in ("core.onnx", "prepared.onnx", "int8.onnx"))
+        whole, written = Path(folder, "core.onnx"), Path(folder, "prepared.onnx")
         onnx.save(core.model, whole)  # given the model itself, it would move the weights to a file of their own
-        quant_pre_process(whole, prepared, skip_symbolic_shape=True)
-        _quantize_static(prepared, written, core, images)
+        quant_pre_process(whole, written, skip_symbolic_shape=True)
         model = onnx.load(written)
-    _float_logits(model.graph)
-    _feed_bytes(model.graph, core)
-    onnx_graph.take_bytes(model, core.shape)
+    seen: set[str] = set()
+    for place, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type.lower()}_{place}"
+        seen.add(node.name)
     return model
-
-
-def _quantize_static(prepared: Path, written: Path, core: Core, images: NDArray[np.uint8]) -> None:
-    import onnx
-    from onnxruntime import quantization as ort
-
-    class Reader(ort.CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime's is untyped
-        def __init__(self) -> None:
-            self.batches = _batches(core, images)
-
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            return next(self.batches, None)
-
-    pixel = {
-        "quant_type": ort.QuantType.QUInt8,
-        "scale": np.array(core.scale, np.float32),
-        "zero_point": np.array(0, np.uint8),
-    }
-    last = [node.name for node in onnx.load(prepared).graph.node if node.op_type == "Softmax"]
-    ort.quantize_static(
-        prepared,
-        written,
-        Reader(),
-        quant_format=ort.QuantFormat.QDQ,
-        calibrate_method=ort.CalibrationMethod.MinMax,
-        activation_type=ort.QuantType.QUInt8,
-        weight_type=ort.QuantType.QInt8,
-        per_channel=True,
-        nodes_to_exclude=last,
-        extra_options={"WeightSymmetric": True, "TensorQuantOverrides": {PIXELS: [pixel]}},
-    )
-
-
-def _batches(core: Core, images: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Calibration images as the core's pixels, float32 in 0..1."""
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        moved = batch.transpose(core.layout) if core.layout else batch
-        yield {PIXELS: np.ascontiguousarray(moved).astype(np.float32) * np.float32(core.scale)}
 
 
 def _float_logits(graph: Any) -> None:
@@ -96,16 +146,23 @@ def _float_logits(graph: Any) -> None:
                 graph.node.remove(node)
 
 
-def _feed_bytes(graph: Any, core: Core) -> None:
-    """Puts the raw bytes, transposed where needed, in the place of the quantized pixels."""
+def _feed_bytes(model: Any, core: Core, widen: bool) -> None:
+    """Puts the raw bytes, transposed where needed, in the place of the quantized pixels.
+
+    A first layer that stays float gets what a float model has there.
+    """
     import onnx
 
+    graph = model.graph
     readers = onnx_graph.consumers(graph, PIXELS)
-    if len(readers) != 1 or readers[0].op_type != "QuantizeLinear":
+    if len(readers) != 1 or readers[0].op_type not in ("QuantizeLinear", *_PRODUCTS):
         raise ValueError(f"the quantizer left the pixels to {[node.op_type for node in readers]}")
+    if readers[0].op_type != "QuantizeLinear":
+        onnx_float.head(model, core, fold=True)
+        return
     quantized = readers[0].output[0]
     graph.node.remove(readers[0])
-    group = onnx_stem.widen(graph, core, quantized)
+    group = onnx_stem.widen(graph, core, quantized) if widen else 1
     if core.layout:
         name = onnx_stem.side_by_side(graph, core, group)
         where = 1 if group > 1 else 0
@@ -115,19 +172,22 @@ def _feed_bytes(graph: Any, core: Core) -> None:
         node.input[list(node.input).index(quantized)] = INPUT
 
 
-def check_integer(core: Core, optimized: Any) -> None:
-    """That the graph which runs computes in integers from the first byte on.
+def check_integer(core: Core, optimized: Any, floats: int = 0) -> None:
+    """That the graph which runs computes in integers from the first byte on, `floats` layers aside.
 
     Raises:
         ValueError: A convolution or dense layer stayed float, or the bytes meet a float step first; says which.
     """
     wanted = Counter(node.op_type for node in core.model.graph.node)
     present = Counter(node.op_type for node in optimized.graph.node)
+    spared = floats
     for kinds, integer in ((("Conv",), CONVOLUTION), (("MatMul", "Gemm"), DENSE)):
         asked, got = (sum(count[kind] for kind in names) for count, names in ((wanted, kinds), (present, integer)))
-        if got < asked:
+        spared -= max(0, asked - got)
+        if spared < 0:
             raise ValueError(f"only {got} of {asked} {kinds[0]} run in integers; the graph holds {dict(present)}")
-    _check_pixels(optimized.graph, INPUT, core.scale)
+    if not floats:
+        _check_pixels(optimized.graph, INPUT, core.scale)
 
 
 def _check_pixels(graph: Any, name: str, scale: float) -> None:

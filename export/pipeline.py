@@ -7,38 +7,44 @@ one. What is there already, from the same weights by the same settings, is left 
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import catalog
 from catalog import Card, DatasetInfo, KilnError, Store, Variant, VariantCard, plugin, plugin_names
-from export import process
-from export.worker import Convert, Prepare, Reply
+from export import process, transforming
+from export.staging import scratch_in, sweep
+from export.transforming import Source, Tell
+from export.transforms import TransformCard, chain, name_of
+from export.verdict import budgeted, judged_by, within
+from export.worker import EMPTY, Convert, Prepare, Reply
 
-_STAGED = re.compile(r"\.(?P<name>[a-z0-9][a-z0-9_.-]*)\.(?P<pid>\d+)\.(?P<kind>tmp|old)")
+SEARCHES = "searches"  # in a model's folder: what searches found, kept from one export to the next
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to export. `calibration_images` and `seed` choose the training images that int8 ranges are measured on."""
+    """How to export. `calibration_images` and `seed` choose the training images that int8 ranges are measured on.
+
+    `finetune_epochs` is the length of every transform's fine-tuning in place of its own, None for its own.
+    """
 
     threads: int = 2
     force: bool = False
     timeout: float = 1800.0  # seconds for one conversion with its proof
     calibration_images: int = 1024
     seed: int = 0
+    finetune_epochs: int | None = None
+    allowed_drop: float | None = None  # points of top-1 on the validation split; what loses more is not offered
 
     def settings(self, form: Any, precision: str, data: DatasetInfo) -> dict[str, Any]:
         """What a variant would be made with: the format's settings, and how it was calibrated if it was."""
         settings: dict[str, Any] = dict(form.SETTINGS[precision])
-        if precision == "int8":
+        if precision in ("int8", "mixed"):
             settings |= {
                 "calibration_images": min(self.calibration_images, data.train_images),
                 "calibration_seed": self.seed,
@@ -46,30 +52,39 @@ class Options:
         return settings
 
 
-def wanted(model: str, formats: list[str], precisions: list[str]) -> list[Variant]:
+def wanted(model: str, formats: list[str], precisions: list[str], transforms: list[str] | None = None) -> list[Variant]:
     """The variants of a model that formats and precisions ask for; an empty list asks for all.
 
+    `transforms` are chains as `prune80+cluster16`; without any, the network as trained is converted.
+
     Raises:
-        KilnError: An unknown format, or a precision that none of the formats can make.
+        KilnError: An unknown format or transform, or a precision that none of the formats can make.
     """
+    names = [name_of(chain(text)) for text in transforms or []]
     chosen = {name: plugin("export.formats", name) for name in formats or plugin_names("export.formats")}
-    can = sorted({precision for form in chosen.values() for precision in form.PRECISIONS})
+    can = sorted({precision for form in chosen.values() for precision in (*form.PRECISIONS, *budgeted(form))})
     if unknown := [precision for precision in precisions if precision not in can]:
         raise KilnError(f"no precision {unknown[0]!r} in {', '.join(chosen)}; there are: {', '.join(can)}")
     return [
-        Variant(model, name, precision)
+        Variant(model, name, precision, transform)
+        for transform in dict.fromkeys(names or [""])
         for name, form in chosen.items()
-        for precision in form.PRECISIONS
+        for precision in (*form.PRECISIONS, *(name for name in budgeted(form) if name in precisions))
         if not precisions or precision in precisions
     ]
 
 
 def export(
-    store: Store, variants: list[Variant], options: Options, begin: Callable[[Variant], None], done: Callable[[], None]
+    store: Store,
+    variants: list[Variant],
+    options: Options,
+    begin: Callable[[Variant], None],
+    done: Callable[[], None],
+    tell: Tell = lambda name, progress: None,
 ) -> list[VariantCard]:
     """Makes the variants of one model that are due; the cards of all of them, in order.
 
-    `begin` is called with each before it is made, `done` after each, made or found.
+    `begin` is called with each before it is made, `done` after each, made or found; `tell` while a transform runs.
 
     Raises:
         KilnError: The model is missing or altered, or its data set cannot be had; nothing was changed then.
@@ -77,33 +92,48 @@ def export(
     model = variants[0].model
     card, folder = store.card(model), store.model_dir(model)
     store.verify(folder, card.files, extra_allowed=True)
-    sweep(folder / "variants")
-    cards = {variant: found(store, card, variant, options) for variant in variants}
-    with _scratch(folder / "variants") as scratch:
-        for variant in variants:
-            if cards[variant] is None:
-                begin(variant)
-                if not any(scratch.iterdir()):
-                    _prepare(card, folder, scratch, options)
-                cards[variant] = _make(store, card, variant, scratch, options)
-            done()
+    for place in ("variants", "transforms"):
+        sweep(folder / place)
+    cards: dict[Variant, VariantCard | None] = dict.fromkeys(variants)
+    for transform in dict.fromkeys(variant.transform for variant in variants):
+        group = [variant for variant in variants if variant.transform == transform]
+        source: Source | str | None = _source(store, card, transform, options)
+        with scratch_in(folder / "variants") as scratch:
+            for variant in group:
+                cards[variant] = found(store, card, variant, options, source) if isinstance(source, Source) else None
+                if cards[variant] is None:
+                    begin(variant)
+                    if source is None:
+                        source = _transformed(store, card, transform, options, tell)
+                    if isinstance(source, Source) and not any(scratch.iterdir()):
+                        _prepare(card, source, transforming.trained(store, card).keras_path, scratch, options)
+                    cards[variant] = _make(store, card, variant, source, scratch, options)
+                done()
     return [made for made in cards.values() if made is not None]
 
 
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder for what the workers share; `sweep` removes it if this process cannot."""
-    path = folder.resolve() / f".scratch.{os.getpid()}.tmp"
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
+def _source(store: Store, card: Card, transform: str, options: Options) -> Source | None:
+    """The model to convert, if it need not be made first."""
+    if not transform:
+        return transforming.trained(store, card)
+    return None if options.force else transforming.found(store, card, chain(transform), options.finetune_epochs)
+
+
+def _transformed(store: Store, card: Card, transform: str, options: Options, tell: Tell) -> Source | str:
+    """The transformed model, or in one line why there is none."""
     try:
-        yield path
-    finally:
-        shutil.rmtree(path)
+        return transforming.make(store, card, chain(transform), options.finetune_epochs, options.force, tell)
+    except KilnError as error:
+        return str(error)
 
 
-def found(store: Store, parent: Card, variant: Variant, options: Options) -> VariantCard | None:
-    """The card of a variant that need not be made again: same weights, same settings, files whole."""
+def found(
+    store: Store, parent: Card, variant: Variant, options: Options, source: Source | None = None
+) -> VariantCard | None:
+    """The card of a variant that need not be made again: same weights, same settings, files whole.
+
+    `source` is the transformed model it would be made from, where the variant has a transform.
+    """
     if options.force:
         return None
     folder = store.variant_dir(variant)
@@ -113,37 +143,19 @@ def found(store: Store, parent: Card, variant: Variant, options: Options) -> Var
     except KilnError:
         return None
     asked = options.settings(plugin("export.formats", variant.format), variant.precision, parent.dataset)
+    if source and source.card:
+        asked["transform_sha256"] = source.weights_sha256
     same = card.parent_sha256 == parent.weights_sha256 and asked.items() <= card.settings.items()
-    return card if same and card.status != "failed" else None
+    if not same or card.status == "failed":
+        return None
+    return within(card, options.allowed_drop, folder)
 
 
-def sweep(folder: Path) -> None:
-    """Removes what killed exports left of their staged folders, and puts back what one of them had set aside."""
-    for path in folder.glob(".*"):
-        match = _STAGED.fullmatch(path.name)
-        if match is None or _alive(int(match["pid"])):
-            continue
-        if match["kind"] == "old" and not (folder / match["name"]).exists():
-            path.rename(folder / match["name"])
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _prepare(card: Card, folder: Path, scratch: Path, options: Options) -> None:
+def _prepare(card: Card, source: Source, parent_path: Path, scratch: Path, options: Options) -> None:
     data = card.dataset
     reply = process.ask(
         Prepare(
-            keras_path=str((folder / "model.keras").resolve()),
+            keras_path=str(source.keras_path),
             folder=str(scratch),
             dataset=data.name,
             root=data.root,
@@ -151,6 +163,7 @@ def _prepare(card: Card, folder: Path, scratch: Path, options: Options) -> None:
             validation=float(card.recipe.get("validation", 0.1)),
             calibration_images=options.calibration_images,
             seed=options.seed,
+            parent_path=str(parent_path) if source.card else "",
         ),
         options.timeout,
         scratch,
@@ -159,31 +172,47 @@ def _prepare(card: Card, folder: Path, scratch: Path, options: Options) -> None:
         raise KilnError(f"{card.model} cannot be exported: {reply.error}")
 
 
-def _make(store: Store, parent: Card, variant: Variant, scratch: Path, options: Options) -> VariantCard:
-    """Converts, proves and files one variant; its card says `failed` where that did not work."""
-    keras_path = store.model_dir(variant.model).resolve() / "model.keras"
+def _make(
+    store: Store, parent: Card, variant: Variant, source: Source | str, scratch: Path, options: Options
+) -> VariantCard:
+    """Converts, proves and files one variant; its card says `failed` where that did not work.
+
+    `source` is a reason where its transform could not be made.
+    """
     with catalog.staged_folder(store.variant_dir(variant).resolve()) as staged:
         started = time.monotonic()
-        asked = Convert(str(keras_path), str(staged), str(scratch), variant.format, variant.precision, options.threads)
-        reply = process.ask(asked, options.timeout, scratch)
+        if isinstance(source, str):
+            reply = Reply(source, "", EMPTY, EMPTY, None, None)
+        else:
+            path = str(source.keras_path)
+            cache = str(store.model_dir(variant.model).resolve() / SEARCHES)
+            made = variant.format, variant.precision, options.threads, cache, options.allowed_drop
+            asked = Convert(path, str(staged), str(scratch), *made)
+            reply = process.ask(asked, options.timeout, scratch)
         if reply.error:
             shutil.rmtree(staged)
             staged.mkdir()
-        card = _card(parent, variant, reply, staged, options, time.monotonic() - started)
+        made_from = None if isinstance(source, str) else source.card
+        card = _card(parent, variant, made_from, reply, staged, options, time.monotonic() - started)
         catalog.write_atomic(staged / catalog.CARD, catalog.to_json(card))
     return card
 
 
-def _card(parent: Card, variant: Variant, reply: Reply, folder: Path, options: Options, seconds: float) -> VariantCard:
-    from export.parity import shortfall
-
+def _card(
+    parent: Card,
+    variant: Variant,
+    transform: TransformCard | None,
+    reply: Reply,
+    folder: Path,
+    options: Options,
+    seconds: float,
+) -> VariantCard:
     form = plugin("export.formats", variant.format)
-    reason = reply.error or (shortfall(reply.parity) if reply.parity else "")
     files = {path.name: path for path in folder.iterdir() if path.name != catalog.CARD}
-    return VariantCard(
+    card = VariantCard(
         variant=variant,
-        status="failed" if reply.error else "below-floor" if reason else "ok",
-        reason=reason,
+        status="failed",
+        reason=reply.error,
         parent_sha256=parent.weights_sha256,
         dataset=parent.dataset,
         file=reply.file,
@@ -194,22 +223,35 @@ def _card(parent: Card, variant: Variant, reply: Reply, folder: Path, options: O
         settings={
             **options.settings(form, variant.precision, parent.dataset),
             **reply.settings,
+            **(transforming.settings(transform) if transform else {}),
             "threads": options.threads,
         },
         operators=reply.operators,
         seconds=round(seconds, 2),
         versions=catalog.versions(*form.PACKAGES),
         commit=catalog.commit(),
-        command=f"python -m export {variant.model} --formats {variant.format} --precisions {variant.precision}"
-        f"{_unusual(options)} --force",
+        command=f"python -m export {variant.model}{_transforms(variant)} --formats {variant.format} "
+        f"--precisions {variant.precision}{_unusual(options)} --force",
         created=catalog.now(),
         files={name: catalog.sha256_of(path) for name, path in files.items()},
+        flips=reply.flips,
+        weights=reply.weights,
+        macs=reply.macs,
+        validation=reply.validation,
+        validation_drop=reply.validation_drop,
+        search=reply.search,
     )
+    return card if reply.error else judged_by(card, options.allowed_drop)
+
+
+def _transforms(variant: Variant) -> str:
+    return f" --transforms {variant.transform.replace('-', '+')}" if variant.transform else ""
 
 
 def _unusual(options: Options) -> str:
     """The options of the command line that differ from their defaults."""
     usual = Options()
     told = {"threads": "--threads", "calibration_images": "--calibration-images", "seed": "--seed"}
+    told |= {"finetune_epochs": "--finetune-epochs", "allowed_drop": "--max-accuracy-drop"}
     given = dataclasses.asdict(options)
     return "".join(f" {flag} {given[name]}" for name, flag in told.items() if given[name] != getattr(usual, name))

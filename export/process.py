@@ -10,20 +10,32 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import catalog
 from catalog import read_card
+from export.apply import Transform
+from export.timing import Measure
 from export.worker import EMPTY, Convert, Prepare, Reply
 
 WORKER = "export.worker"
+LOOK_SECONDS = 0.25  # how often a watcher is called
+SAVE_SECONDS = 60.0  # for a transform to save itself, when the user interrupts
 
 
-def ask(request: Prepare | Convert, timeout: float, scratch: Path | None = None) -> Reply:
+def ask(
+    request: Prepare | Convert | Transform | Measure,
+    timeout: float,
+    scratch: Path | None = None,
+    watch: Callable[[], None] = lambda: None,
+) -> Reply:
     """Runs a request in a process of its own; its reply's `error` says how it failed, if it did.
 
-    `timeout` is in seconds. The process is gone when this returns or raises, and so is what it kept in `scratch`.
+    `timeout` is in seconds; `watch` is called while it runs. The process is gone when this returns or raises, and so is
+    what it kept in `scratch`. A transform that is interrupted may save itself first.
     """
     with tempfile.TemporaryDirectory(prefix="modelkiln-", dir=scratch) as folder:
         reply, log = Path(folder, "reply.json"), Path(folder, "log.txt")
@@ -33,14 +45,20 @@ def ask(request: Prepare | Convert, timeout: float, scratch: Path | None = None)
             process = subprocess.Popen(
                 [sys.executable, "-m", WORKER],
                 cwd=catalog.ROOT,
-                env=_environment(),
+                env=_environment(request),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
         try:
-            ended = _wait(process, line, timeout)
+            ended = _wait(process, line, timeout, watch)
+        except KeyboardInterrupt:
+            if isinstance(request, Transform):
+                process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(SAVE_SECONDS)
+            raise
         finally:
             _end(process)
         if reply.is_file():
@@ -52,25 +70,32 @@ def ask(request: Prepare | Convert, timeout: float, scratch: Path | None = None)
         )
 
 
-def _environment() -> dict[str, str]:
-    """On the CPU, where parity is defined (a GPU's float is coarser), quietly, with Keras on TensorFlow."""
-    told = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+def _environment(request: Prepare | Convert | Transform | Measure) -> dict[str, str]:
+    """On the CPU, where parity is defined (a GPU's float is coarser), quietly, with Keras on TensorFlow.
+
+    Only a transform may see a GPU: it trains.
+    """
+    told = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    if not isinstance(request, Transform):
+        told["CUDA_VISIBLE_DEVICES"] = "-1"
     unset = {"TF_USE_LEGACY_KERAS"}
     return {**{key: value for key, value in os.environ.items() if key not in unset}, **told}
 
 
-def _wait(process: subprocess.Popen[bytes], line: str, timeout: float) -> bool:
+def _wait(process: subprocess.Popen[bytes], line: str, timeout: float, watch: Callable[[], None]) -> bool:
     """Whether the process ended by itself in time; its input stays open as long as somebody waits for it."""
     assert process.stdin is not None
-    try:
+    with contextlib.suppress(BrokenPipeError):  # it ended before it read
         process.stdin.write(line.encode() + b"\n")
         process.stdin.flush()
-        process.wait(timeout)
-    except BrokenPipeError:
-        process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+    deadline = time.monotonic() + timeout
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            process.wait(min(left, LOOK_SECONDS))
+            return True
+        except subprocess.TimeoutExpired:
+            watch()
+    return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

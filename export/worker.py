@@ -11,18 +11,24 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalog import Accuracy, KilnError, Parity, from_json, to_json, write_atomic
+from catalog import Accuracy, Flips, KilnError, Parity, WeightCount, from_json, to_json, write_atomic
+from export.apply import Stop, Transform, transform
+from export.timing import Measure, measure
 
 EMPTY: dict[str, Any] = {}
+ARRAYS = (  # of `Prepare`, one .npy each
+    *("images", "labels", "reference", "parent", "calibration"),
+    *("validation", "validation_labels", "validation_parent"),
+)
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """Writes into `folder` what all conversions of a model share: test images, labels, reference, calibration."""
+    """Writes into `folder` what all conversions of a model share: images, labels and the parent's answers to them."""
 
     keras_path: str
     folder: str
@@ -32,11 +38,12 @@ class Prepare:
     validation: float
     calibration_images: int
     seed: int
+    parent_path: str = ""  # of the network as trained, where `keras_path` is what a transform made of it
 
 
 @dataclass(frozen=True)
 class Convert:
-    """Converts, loads and proves one variant; `prepared` is what `Prepare` filled."""
+    """Converts, loads and proves one variant; `prepared` is what `Prepare` filled, `cache` keeps what searches find."""
 
     keras_path: str
     folder: str
@@ -44,6 +51,8 @@ class Convert:
     format: str
     precision: str
     threads: int
+    cache: str = ""
+    allowed_drop: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,13 @@ class Reply:
     operators: dict[str, int]
     parity: Parity | None
     accuracy: Accuracy | None
+    flips: Flips | None = None
+    weights: WeightCount | None = None
+    macs: int | None = None
+    validation: Accuracy | None = None
+    validation_drop: float | None = None
+    search: list[dict[str, Any]] = field(default_factory=list)
+    times_ms: dict[str, float] = field(default_factory=dict)  # batch size -> median, of a `Measure`
 
 
 def prepare(request: Prepare) -> Reply:
@@ -76,14 +92,20 @@ def prepare(request: Prepare) -> Reply:
             f"the data set {request.dataset} has changed since the model was trained on it "
             f"(sha256 {loaded.sha256[:12]}, the card says {request.sha256[:12]}). Train the model again"
         )
-    predict = keras.load(Path(request.keras_path), os.cpu_count() or 1)
-    reference = parity.in_batches(predict, loaded.x_test, 256, len(loaded.classes))
+    classes, threads = len(loaded.classes), os.cpu_count() or 1
+    predict = keras.load(Path(request.keras_path), threads)
+    trained = keras.load(Path(request.parent_path), threads) if request.parent_path else predict
+    reference = parity.in_batches(predict, loaded.x_test, 256, classes)
     chosen = stratified(loaded.y_train, request.calibration_images, request.seed)
     arrays = {
         "images": loaded.x_test,
         "labels": loaded.y_test,
         "reference": reference,
+        "parent": parity.in_batches(trained, loaded.x_test, 256, classes) if request.parent_path else reference,
         "calibration": loaded.x_train[chosen],
+        "validation": loaded.x_val,
+        "validation_labels": loaded.y_val,
+        "validation_parent": parity.in_batches(trained, loaded.x_val, 256, classes),
     }
     for name, array in arrays.items():
         np.save(Path(request.folder, f"{name}.npy"), array)
@@ -112,19 +134,46 @@ def convert(request: Convert) -> Reply:
     import numpy as np
 
     from catalog import plugin
-    from export import parity
+    from export import parity, proof
     from export.formats import Conversion
 
-    images, labels, reference, calibration = (
-        np.load(Path(request.prepared, f"{name}.npy"), mmap_mode="r")
-        for name in ("images", "labels", "reference", "calibration")
+    folder, shared = Path(request.folder), Path(request.prepared)
+    images, labels, reference, parent, calibration, validation, validation_labels, validation_parent = (
+        np.load(shared / f"{name}.npy", mmap_mode="r") for name in ARRAYS
     )
     form = plugin("export.formats", request.format)
-    folder = Path(request.folder)
-    made = form.convert(Conversion(Path(request.keras_path), folder, request.precision, calibration))
+    made = form.convert(
+        Conversion(
+            keras_path=Path(request.keras_path),
+            folder=folder,
+            precision=request.precision,
+            calibration=calibration,
+            validation=validation,
+            validation_labels=validation_labels,
+            threads=request.threads,
+            scratch=shared,
+            cache=Path(request.cache) if request.cache else None,
+            allowed_drop=request.allowed_drop,
+        )
+    )
     predict = form.load(folder / made.file, request.threads)
-    proof = parity.prove(predict, request.precision, images, labels, reference)
-    return Reply("", made.file, made.settings, made.operators, proof.parity, proof.accuracy)
+    proved = parity.prove(predict, request.precision, images, labels, reference, parent)
+    held = proof.held(predict, validation, validation_labels, validation_parent)
+    inside = form.inside(folder / made.file)
+    return Reply(
+        error="",
+        file=made.file,
+        settings=made.settings,
+        operators=made.operators,
+        parity=proved.parity,
+        accuracy=proved.accuracy,
+        flips=proved.flips,
+        weights=proof.count(inside),
+        macs=inside.macs,
+        validation=held.accuracy if held else None,
+        validation_drop=held.drop if held else None,
+        search=made.search,
+    )
 
 
 def one_line(error: BaseException) -> str:
@@ -136,18 +185,26 @@ def one_line(error: BaseException) -> str:
     return (first if isinstance(error, KilnError) else f"{type(error).__name__}: {first}")[:300]
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(first: Callable[[], None] | None) -> None:
     sys.stdin.buffer.read()
+    if first:
+        first()
     os._exit(1)
 
 
 def main() -> int:
     """Serves the one request; the exit code is 1 if the reply is an error."""
     asked = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    stop = Stop()
+    saves = asked["task"] == "transform"
+    if saves:
+        stop.on_signals()
+    threading.Thread(target=_end_with_parent, args=[stop.on_orphaned if saves else None], daemon=True).start()
     tasks: dict[str, tuple[type, Callable[[Any], Reply]]] = {
         "prepare": (Prepare, prepare),
         "convert": (Convert, convert),
+        "measure": (Measure, lambda request: Reply("", "", EMPTY, EMPTY, None, None, times_ms=measure(request))),
+        "transform": (Transform, lambda request: Reply("", "", transform(request, stop), EMPTY, None, None)),
     }
     kind, task = tasks[asked["task"]]
     try:

@@ -1,24 +1,57 @@
-"""`python -m serving check`: verifies hashes and loads every variant, as the service does before its port opens."""
+"""`python -m serving predict images/*.png` asks a running service; `check` says what would be served, `settings` how.
+
+`check` verifies hashes and loads every variant, as the service does before its port opens.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import rich.table
 import typer
 
 import console
-from serving import repository
-from serving.settings import Settings
+from serving.settings import Settings, variable
 
-app = console.app("Checks what the service would serve.")
+if TYPE_CHECKING:
+    from serving import repository
+
+app = console.app("Asks the service, or checks what it would serve.")
 
 
-@app.callback()
-def commands() -> None:
-    """Keeps `check` a command by name, though it is the only one."""
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
+    url: Annotated[str, typer.Option(help="of the service")] = "http://localhost:3000",
+    model: Annotated[str, typer.Option(help="a network; the service's default where left out")] = "",
+    version: Annotated[str, typer.Option(help="a variant; the network's default where left out")] = "",
+    top: Annotated[int, typer.Option(min=1, help="classes to tell")] = 3,
+    format: Annotated[str, typer.Option(help="csv or json (one object a line)")] = "csv",
+    out: Annotated[Path | None, typer.Option(help="a file, else standard output")] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="requests at a time")] = 4,
+) -> None:
+    """Classifies image files by a running service; MODELKILN_TOKEN is sent where it is set. Exits 1 if one failed."""
+    from serving import ask
+
+    token = os.environ.get(variable("token"), "")
+    if failed := ask.run(images, url, token, model, version, top, format, out, jobs):
+        console.err.print(f"{failed} of the files could not be classified; the column 'error' says why", style="red")
+        raise typer.Exit(1)
+
+
+@app.command()
+def settings() -> None:
+    """Prints every setting of the service: its variable, its default and what is in force."""
+    in_force = Settings.from_environment()
+    table = rich.table.Table("variable", "default", "in force")
+    for field in dataclasses.fields(Settings):
+        told = [str(getattr(which, field.name)) for which in (Settings(), in_force)]
+        told = ["(secret)" if text and field.name == "token" else text for text in told]
+        table.add_row(variable(field.name), *told)
+    console.out.print(table)
 
 
 @app.command()
@@ -26,6 +59,8 @@ def check(
     store: Annotated[Path | None, typer.Option(help="the folder of models, else MODELKILN_STORE or artifacts")] = None,
 ) -> None:
     """Verifies hashes and loads every variant; exits 1 naming the first bad file."""
+    from serving import repository
+
     settings = Settings.from_environment()
     if store is not None:
         settings = dataclasses.replace(settings, store=store)

@@ -12,10 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import images, multipart
+from catalog import Measurement
+from serving import images, many, multipart
+from serving.choice import measured
 from serving.errors import RequestError, quoted
 from serving.images import Upload
-from serving.repository import Model, Repository, Served
+from serving.library import Library
+from serving.repository import Model, Served
 from serving.settings import Settings
 from serving.web import Answer, Request, Route
 
@@ -30,16 +33,18 @@ T = TypeVar("T")
 
 
 class Api:
-    """Handlers over one repository."""
+    """Handlers over one library."""
 
-    def __init__(self, repository: Repository, settings: Settings) -> None:
-        self._repository, self._settings = repository, settings
+    def __init__(self, library: Library, settings: Settings) -> None:
+        self._library, self._settings = library, settings
+        self._measured: dict[str, dict[str, Measurement]] = {}
         self._pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="modelkiln")
 
     def routes(self) -> list[Route]:
         """The table for `web.Router`."""
         return [
             Route("POST", "/predict", self.predict),
+            Route("POST", "/predict/batch", self.predict_batch),
             Route("GET", "/models", self.models),
             Route("GET", "/models/{model}", self.model),
         ]
@@ -48,46 +53,90 @@ class Api:
         """Classifies one image: a form's field `image`, or the body itself; `?model=&version=&top=`."""
         begun = time.perf_counter()
         query = request.query("model", "version", "top")
-        model = self._repository.model(query.get("model", ""))
-        served = model.variant(query.get("version", ""))
+        model = self._library.model(query.get("model", ""))
+        served = model.pick(query.get("version", ""))
+        record = request.record
+        record.model, record.version = model.card.model, served.version
         top = _top(query.get("top", ""), self._settings.top, len(model.card.dataset.classes))
         content_type = request.header(b"content-type")
         check_content_type(content_type)
-        body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
-        received = time.perf_counter()
-        upload = images.inspect(image_bytes(content_type, body), self._settings.max_pixels)
-        pixels = await self._run(upload.pixels / PIXELS_PER_MS, lambda: _pixels(upload, model))
-        decoded = time.perf_counter()
-        probabilities = await self._run(served.warm_ms, lambda: served.predict(pixels))
-        computed = time.perf_counter()
+        with served.lane:
+            body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
+            received = time.perf_counter()
+            upload = images.inspect(image_bytes(content_type, body), self._settings.max_pixels)
+            pixels = await self._run(upload.pixels / PIXELS_PER_MS, lambda: _pixels(upload, model))
+            decoded = time.perf_counter()
+            outcome = await served.lane.run(pixels, gone=request.gone)
+        record.images, record.decode_s = 1, decoded - received
+        record.queue_s, record.compute_s = outcome.queue_s, outcome.compute_s
+        predictions = ranked(outcome.probabilities, model.card.dataset.classes, top)
+        self._library.answered(model, served, "version" in query, pixels, outcome.probabilities)
+        record.tops.append((predictions[0]["class"], predictions[0]["probability"]))
         return Answer(
             {
                 "model": model.card.model,
                 "version": served.version,
-                "predictions": ranked(probabilities, model.card.dataset.classes, top),
+                "predictions": predictions,
                 "milliseconds": {
                     "receive": round(1000 * (received - begun), 3),
                     "decode": round(1000 * (decoded - received), 3),
-                    "compute": round(1000 * (computed - decoded), 3),
+                    "queue": round(1000 * outcome.queue_s, 3),
+                    "compute": round(1000 * outcome.compute_s, 3),
                     "total": round(1000 * (time.perf_counter() - begun), 3),
                 },
             }
         )
 
+    async def predict_batch(self, request: Request) -> Answer:
+        """Classifies several files of a form, or a uint8 tensor; `?model=&version=&top=&shape=`."""
+        begun = time.perf_counter()
+        query = request.query("model", "version", "top", "shape")
+        model = self._library.model(query.get("model", ""))
+        served = model.pick(query.get("version", ""))
+        record = request.record
+        record.model, record.version = model.card.model, served.version
+        top = _top(query.get("top", ""), self._settings.top, len(model.card.dataset.classes))
+        with served.lane:
+            pixels = await many.Batches(self._settings, self._run).read(request, model, query.get("shape", ""))
+            decoded = time.perf_counter()
+            outcome = await served.lane.run(pixels, gone=request.gone)
+        record.images, record.decode_s = len(pixels), decoded - begun
+        record.queue_s, record.compute_s = outcome.queue_s, outcome.compute_s
+        rows = outcome.probabilities
+        self._library.answered(model, served, "version" in query, pixels, rows)
+        results = [ranked(rows[i : i + 1], model.card.dataset.classes, top) for i in range(len(rows))]
+        record.tops += [(result[0]["class"], result[0]["probability"]) for result in results]
+        times = {"decode": record.decode_s, "queue": outcome.queue_s, "compute": outcome.compute_s}
+        return many.answer(model.card.model, served.version, results, begun, times)
+
     async def models(self, request: Request) -> Answer:
         """Every model, its variants and which of them answers by default."""
         request.query()
-        found = self._repository.models
-        listed = [{"default": name == self._repository.default, **_summary(model)} for name, model in found.items()]
+        found = self._library.models
+        listed = [{"default": name == self._library.default, **self._summary(model)} for name, model in found.items()]
         return Answer({"models": listed})
 
     async def model(self, request: Request) -> Answer:
         """One model: its card, and the card of every variant."""
         request.query()
-        model = self._repository.model(request.params["model"])
+        model = self._library.model(request.params["model"])
         variants = [_public(dataclasses.asdict(served.card)) for served in model.variants.values()]
         card = _public(dataclasses.asdict(model.card))
-        return Answer({**_summary(model), "card": card, "variants": variants})
+        return Answer({**self._summary(model), "card": card, "variants": variants})
+
+    def _summary(self, model: Model) -> dict[str, Any]:
+        info, weights = model.card.dataset, model.card.weights_sha256
+        if weights not in self._measured:
+            self._measured[weights] = measured(self._settings.results, model.card)
+        rows = self._measured[weights]
+        return {
+            "name": model.card.model,
+            "dataset": info.name,
+            "classes": info.classes,
+            "input": [info.height, info.width, 3],
+            "default_version": model.default,
+            "versions": [_figures(served, rows.get(served.version)) for served in model.variants.values()],
+        }
 
     async def _run(self, expected_ms: float, work: Callable[[], T]) -> T:
         """Short work at once: handing it to a thread and back costs more than the event loop loses by waiting."""
@@ -154,18 +203,7 @@ def ranked(probabilities: NDArray[np.float32], classes: list[str], top: int) -> 
     return [{"class": classes[index], "probability": round(float(row[index]), 6)} for index in order]
 
 
-def _summary(model: Model) -> dict[str, Any]:
-    info = model.card.dataset
-    return {
-        "name": model.card.model,
-        "classes": info.classes,
-        "input": [info.height, info.width, 3],
-        "default_version": model.default,
-        "versions": [_figures(served) for served in model.variants.values()],
-    }
-
-
-def _figures(served: Served) -> dict[str, Any]:
+def _figures(served: Served, row: Measurement | None) -> dict[str, Any]:
     card = served.card
     return {
         "version": served.version,
@@ -174,6 +212,8 @@ def _figures(served: Served) -> dict[str, Any]:
         "top1": card.accuracy.top1 if card.accuracy else None,
         "size_bytes": card.size_bytes,
         "warm_ms": round(served.warm_ms, 3),
+        "p50_ms": row.p50_ms if row else None,
+        "images_per_s": row.images_per_s if row else None,
     }
 
 

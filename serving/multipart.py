@@ -23,7 +23,7 @@ class Part(NamedTuple):
     content: bytes
 
 
-def parse(content_type: str, body: bytes) -> list[Part]:
+def parse(content_type: str, body: bytes, max_parts: int = MAX_PARTS) -> list[Part]:
     """The parts, in order. File names and the parts' content types are not read: bytes speak for themselves.
 
     Raises:
@@ -39,8 +39,8 @@ def parse(content_type: str, body: bytes) -> list[Part]:
     at += len(delimiter) - 2
     parts: list[Part] = []
     while not body.startswith(b"--", at):
-        if len(parts) == MAX_PARTS:
-            raise _invalid(f"there are more than {MAX_PARTS} parts")
+        if len(parts) == max_parts:
+            raise _invalid(f"there are more than {max_parts} parts")
         part, at = _part(body, at, delimiter)
         parts.append(part)
     return parts
@@ -65,6 +65,20 @@ def _part(body: bytes, at: int, delimiter: bytes) -> tuple[Part, int]:
 
 def _invalid(what: str) -> RequestError:
     return RequestError(400, "multipart_invalid", f"the multipart body cannot be read: {what}")
+
+
+def contents(parts: list[Part], field: str) -> list[bytes]:
+    """The contents of a form that has one field any number of times.
+
+    Raises:
+        RequestError: 400 `field_missing` or `field_unknown`, naming it.
+    """
+    for part in parts:
+        if part.name != field:
+            raise RequestError(400, "field_unknown", f"the form has a field {quoted(part.name)}; it takes {field!r}")
+    if not parts:
+        raise RequestError(400, "field_missing", f"the form lacks its field {field!r}, which may be repeated")
+    return [part.content for part in parts]
 
 
 def only_field(parts: list[Part], field: str) -> bytes:

@@ -8,7 +8,6 @@ left out by answering our own routes before its application sees them.
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import socket
 import sys
@@ -17,13 +16,21 @@ from typing import Any, NoReturn
 import bentoml
 
 from catalog import KilnError
-from serving import metrics, repository
+from serving import control, logs, openapi, openapi_v2, page, repository
 from serving.api import Api
+from serving.control import Control
+from serving.counts import PrometheusCounts
 from serving.errors import RequestError
+from serving.gate import Gate
+from serving.library import Library
+from serving.lifecycle import Lifecycle
+from serving.metrics import Metrics
 from serving.settings import Settings
-from serving.web import Receive, Route, Router, Scope, Send
+from serving.supervisor import Supervisor
+from serving.v2 import V2
+from serving.web import Receive, Request, Route, Router, Scope, Send, refuse
 
-logger = logging.getLogger("bentoml.modelkiln")
+logger = logs.configure()
 OPERATIONS = ("/livez", "/readyz", "/healthz", "/metrics")  # BentoML's
 
 
@@ -44,13 +51,25 @@ _do_not_track()
 class Front:
     """The ASGI application of a worker: BentoML's where it is asked for health and metrics, ours for the rest."""
 
-    def __init__(self, bento: Any, router: Router) -> None:
-        self._bento, self._router = bento, router
+    def __init__(self, bento: Any, router: Router, lifecycle: Lifecycle, library: Library, metrics: Metrics) -> None:
+        self._bento, self._router, self._lifecycle, self._library = bento, router, lifecycle, library
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, and the start and stop of the process to BentoML."""
-        if scope["type"] == "lifespan" or (scope.get("path") in OPERATIONS and scope.get("method") in ("GET", "HEAD")):
+        if scope["type"] == "lifespan":
+            self._lifecycle.begin()
+            self._library.begin()
             await self._bento(scope, receive, send)
+            self._metrics.flush()
+        elif scope.get("path") in OPERATIONS and scope.get("method") in ("GET", "HEAD"):
+            scope["modelkiln"].route = scope["path"]
+            if scope["path"] == "/metrics":
+                self._metrics.flush()
+            if scope["path"] == "/readyz" and self._lifecycle.draining():
+                await refuse(RequestError(503, "draining", "this worker is ending"), Request(scope, receive), send)
+            else:
+                await self._bento(scope, receive, send)
         else:
             await self._router(scope, receive, send)
 
@@ -60,16 +79,23 @@ class KilnService(bentoml.Service[Any]):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """Loads the repository and builds a worker's application."""
+        lifecycle, metrics = Lifecycle(_SETTINGS), Metrics()
         try:
-            loaded = repository.load(_SETTINGS)
+            library = Library(_SETTINGS, Control(), PrometheusCounts(), metrics)
         except KilnError as error:
             _exit(error)
-        routes = [*Api(loaded, _SETTINGS).routes(), *(Route("GET", path, _unreachable) for path in OPERATIONS)]
+        routes = [
+            *Api(library, _SETTINGS).routes(),
+            *V2(library, _SETTINGS, lifecycle.draining).routes(),
+            *page.routes(),
+            openapi.route(_SETTINGS, openapi_v2.paths(), openapi_v2.schemas()),
+            *(Route("GET", path, _unreachable) for path in OPERATIONS),
+        ]
         bento = super().to_asgi(is_main)
-        router = Router(routes, observe=metrics.observer())
+        gate = Gate(Front(bento, Router(routes), lifecycle, library, metrics), _SETTINGS, metrics, lifecycle.draining)
         gc.collect()
         gc.freeze()  # what is loaded stays; the collector need not look at it again
-        return Front(bento, router)
+        return gate
 
 
 async def _unreachable(_: object) -> NoReturn:
@@ -132,5 +158,7 @@ class Modelkiln:
             _check_port()
             for warning in repository.load(_SETTINGS).stale:
                 logger.warning(warning)
+            control.begin()
+            Supervisor(_SETTINGS.restarts).begin()
         except KilnError as error:
             _exit(error)

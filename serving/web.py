@@ -9,21 +9,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from serving.errors import RequestError, quoted
+from serving.record import Record
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-Observe = Callable[[str, int, float], None]
 
 MAX_HEADERS = 100
 MAX_QUERY_FIELDS = 20
+MAX_PATHS, MAX_PATH_LENGTH = 256, 256  # of those that the router remembers
 _DRAIN_S = 1.0
 
 logger = logging.getLogger("bentoml.modelkiln")
@@ -40,10 +40,25 @@ class Request:
     scope: Scope
     receive: Receive
     params: dict[str, str] = field(default_factory=dict)
+    _headers: dict[bytes, bytes] | None = None
+
+    @property
+    def record(self) -> Record:
+        """What is known of this request for metrics and log; handlers add what they learn."""
+        found: Record | None = self.scope.get("modelkiln")
+        if found is None:
+            found = self.scope["modelkiln"] = Record()
+        return found
+
+    def gone(self) -> bool:
+        """Whether the client has left, where the server tells: uvicorn's request does, without being asked to wait."""
+        return bool(getattr(getattr(self.receive, "__self__", None), "disconnected", False))
 
     def header(self, name: bytes) -> str:
         """A header's value by its name in small letters, or an empty string."""
-        return next((value.decode("latin-1") for key, value in self.scope["headers"] if key == name), "")
+        if self._headers is None:
+            self._headers = dict(reversed(list(self.scope["headers"])))  # of those that are repeated the first
+        return self._headers.get(name, b"").decode("latin-1")
 
     def query(self, *allowed: str) -> dict[str, str]:
         """The query's fields that are not empty.
@@ -101,11 +116,12 @@ def _too_large(limit: int) -> RequestError:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a handler returns: `content` becomes JSON."""
+    """What a handler returns: bytes are sent as they are, any other `content` becomes JSON."""
 
     content: Any
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    media: str = "application/json"
 
 
 Handler = Callable[[Request], Awaitable[Answer]]
@@ -122,42 +138,45 @@ class Route(NamedTuple):
 class Router:
     """An ASGI application over a table of routes, whose every error has the one body of `serving.errors`."""
 
-    def __init__(self, routes: Iterable[Route], observe: Observe | None = None) -> None:
-        """Takes the table; `observe(path, status, seconds)` sees every answer."""
+    def __init__(self, routes: Iterable[Route]) -> None:
         self._fixed: dict[str, dict[str, Handler]] = {}
         self._open: list[tuple[list[str], str]] = []
-        self._observe = observe or (lambda path, status, seconds: None)
+        self._found: dict[str, tuple[str, dict[str, str]]] = {}  # paths that were asked for, and where they lead
         for route in routes:
             if "{" in route.path and route.path not in self._fixed:
                 self._open.append((route.path.split("/"), route.path))
             self._fixed.setdefault(route.path, {})[route.method] = route.handler
-        self._known = ", ".join(self._fixed)
+        shortened = dict.fromkeys("/v2/…" if path.startswith("/v2/") else path for path in self._fixed)
+        self._known = ", ".join(shortened)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request; a WebSocket is turned away."""
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1000})
             return
-        begun = time.perf_counter()
         request = Request(scope, receive)
-        path = "other"
+        record = request.record
         try:
-            path, methods = self._resolve(request)
-            answer = await _handler(scope["method"], path, methods, request)(request)
+            record.route, methods = self._resolve(request)
+            answer = await _handler(scope["method"], record.route, methods, request)(request)
         except RequestError as error:
-            answer = _refusal(error)
+            await refuse(error, request, send)
+            return
         except Disconnected:
             return
         except Exception:
-            logger.exception("an error in %s %s", scope["method"], path)
-            answer = _refusal(RequestError(500, "internal", "the service failed; its log says why"))
+            logger.exception("an error", extra={"fields": {"request_id": record.id, "route": record.route}})
+            await refuse(RequestError(500, "internal", "the service failed; its log says why"), request, send)
+            return
         await _respond(answer, request, send)
-        self._observe(path, answer.status, time.perf_counter() - begun)
 
     def _resolve(self, request: Request) -> tuple[str, dict[str, Handler]]:
         path: str = request.scope["path"]
         if (methods := self._fixed.get(path)) is not None and "{" not in path:
             return path, methods
+        if (found := self._found.get(path)) is not None:
+            name, request.params = found
+            return name, self._fixed[name]
         segments = path.split("/")
         for template, name in self._open:
             if len(template) != len(segments):
@@ -165,6 +184,10 @@ class Router:
             pairs = list(zip(template, segments, strict=True))
             if all(part == segment or (part[:1] == "{" and segment) for part, segment in pairs):
                 request.params = {part[1:-1]: segment for part, segment in pairs if part[:1] == "{"}
+                if len(self._found) >= MAX_PATHS:
+                    self._found.clear()
+                if len(path) < MAX_PATH_LENGTH:
+                    self._found[path] = name, request.params
                 return name, self._fixed[name]
         raise RequestError(404, "route_unknown", f"there is nothing at {quoted(path)}; there are: {self._known}")
 
@@ -183,13 +206,23 @@ def _handler(method: str, path: str, methods: dict[str, Handler], request: Reque
     return found
 
 
-def _refusal(error: RequestError) -> Answer:
-    return Answer({"error": error.error, "code": error.code}, error.status, error.headers)
+async def refuse(error: RequestError, request: Request, send: Send) -> None:
+    """Sends the one body that errors have, and notes its word."""
+    request.record.code = error.code
+    await _respond(Answer({"error": error.error, "code": error.code}, error.status, error.headers), request, send)
+
+
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # dumps() would make one every time
+
+
+def _json(content: Any) -> bytes:
+    return _compact(content).encode()
 
 
 async def _respond(answer: Answer, request: Request, send: Send) -> None:
-    body = json.dumps(answer.content, ensure_ascii=False, separators=(",", ":")).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    content = answer.content
+    body = content if isinstance(content, bytes) else _json(content)
+    headers = [(b"content-type", answer.media.encode()), (b"content-length", str(len(body)).encode())]
     headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     if answer.headers.get("connection") != "close":

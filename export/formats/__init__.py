@@ -6,9 +6,11 @@ A format file defines
     PRECISIONS: tuple[str, ...]      # which of "fp32", "int8", … it can make
     PACKAGES: tuple[str, ...]        # distributions whose versions a card should tell; the first one loads it
     SERVABLE: bool                   # whether `load` does without tensorflow and keras
+    BUDGETED: tuple[str, ...]        # optional: precisions made only where an accuracy budget asks for them
     SETTINGS: dict[str, dict]        # by precision, what `convert` tells its converter; a change makes variants due
     def convert(request: Conversion) -> Converted
     def load(path: Path, threads: int, *, spinning: bool = True) -> Predict
+    def inside(path: Path) -> Inside  # what really lies in the file, for the card
 
 `spinning` lets the runtime's threads wait for work in a loop, where the runtime has such a thing: lower latency alone,
 lost time beside others, so serving turns it off.
@@ -18,8 +20,8 @@ Heavy imports sit inside the two functions: importing a format file costs nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,12 @@ class Conversion:
     folder: Path
     precision: str
     calibration: NDArray[np.uint8]  # [N, H, W, 3], training images only
+    validation: NDArray[np.uint8] | None = None  # held out of training: searches are judged on these
+    validation_labels: NDArray[np.int64] | None = None
+    threads: int = 2  # of the runtime while candidates are tried
+    scratch: Path | None = None  # shared by the conversions of one export
+    cache: Path | None = None  # keeps what was searched for from one export to the next
+    allowed_drop: float | None = None  # points of top-1 on the validation images, for precisions that spend a budget
 
 
 @dataclass(frozen=True)
@@ -47,3 +55,12 @@ class Converted:
     file: str
     settings: dict[str, Any]
     operators: dict[str, int]
+    search: list[dict[str, Any]] = field(default_factory=list)  # what was tried before this was chosen
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What lies in an exported file: every kernel and matrix as stored, and the multiply-accumulates of one image."""
+
+    weights: Iterable[NDArray[Any]]
+    macs: int | None  # None where the file does not tell

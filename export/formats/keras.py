@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.formats import Conversion, Converted, Predict
+from export.formats import Conversion, Converted, Inside, Predict
 
 SUFFIX = ".keras"
 PRECISIONS = ("fp32",)
@@ -27,13 +27,21 @@ def convert(request: Conversion) -> Converted:
     """
     from collections import Counter
 
-    from export.frozen import freeze
+    from export.frozen import frozen_of
+    from export.graph_inside import ASIDE
 
     name = f"model{SUFFIX}"
-    counts = Counter(node.op for node in freeze(request.keras_path).graph.node)
+    counts = Counter(node.op for node in frozen_of(request.keras_path, request.scratch).graph.node)
     shutil.copyfile(request.keras_path, request.folder / name)
-    aside = ("Const", "Placeholder", "Identity", "NoOp")
-    return Converted(name, SETTINGS[request.precision], {op: n for op, n in counts.items() if op not in aside})
+    return Converted(name, SETTINGS[request.precision], {op: n for op, n in counts.items() if op not in ASIDE})
+
+
+def inside(path: Path) -> Inside:
+    """Kernels in the archive's HDF5 file; multiply-accumulates of the graph that the model traces to."""
+    from export import graph_inside
+    from export.frozen import freeze
+
+    return Inside(list(graph_inside.stored(path)), graph_inside.macs(freeze(path).graph))
 
 
 def load(path: Path, threads: int, *, spinning: bool = True) -> Predict:
@@ -48,7 +56,7 @@ def load(path: Path, threads: int, *, spinning: bool = True) -> Predict:
 
     from export.frozen import load_keras
 
-    _limit_threads(threads)
+    limit_threads(threads)
     model = load_keras(path)
     model.jit_compile = False  # XLA is 2 to 8 times slower on a CPU
     lock = threading.Lock()
@@ -60,7 +68,8 @@ def load(path: Path, threads: int, *, spinning: bool = True) -> Predict:
     return predict
 
 
-def _limit_threads(threads: int) -> None:
+def limit_threads(threads: int) -> None:
+    """Tells TensorFlow how many threads to use, if it has not computed yet."""
     import keras
 
     if keras.backend.backend() != "tensorflow":

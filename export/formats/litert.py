@@ -1,24 +1,40 @@
-"""LiteRT, once TensorFlow Lite, run by its interpreter with the XNNPACK delegate."""
+"""LiteRT, once TensorFlow Lite, run by its interpreter with the XNNPACK delegate: float32, float16 weights, int8."""
 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from catalog import KilnError
-from export.formats import Conversion, Converted, Predict
+from export.formats import Conversion, Converted, Inside, Predict
+
+if TYPE_CHECKING:
+    from export.frozen import Frozen
 
 SUFFIX = ".tflite"
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "int8")
 PACKAGES = ("ai-edge-litert", "tensorflow", "keras", "numpy")
 SERVABLE = True
+_FLOAT: dict[str, Any] = {"operator_sets": ["TFLITE_BUILTINS"], "frozen": True, "batch": "resized at run time"}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "fp32": {"operator_sets": ["TFLITE_BUILTINS"], "frozen": True, "batch": "resized at run time"}
+    "fp32": _FLOAT,
+    "fp16": {**_FLOAT, "float16": "weights; computes in float32"},
+    "int8": {
+        **_FLOAT,
+        "operator_sets": ["TFLITE_BUILTINS_INT8"],
+        "quantization": "static, full integer",
+        "calibration_method": "minmax",
+        "per_channel": True,
+        "input_scale": "1/255",
+        "float_operators": ["SOFTMAX"],
+    },
 }
 
 
@@ -27,26 +43,85 @@ def convert(request: Conversion) -> Converted:
 
     Raises:
         KilnError: The parent is no model of this project's tensor contract.
+        ValueError: An int8 graph that would compute in float.
         Exception: What TensorFlow's converter raises, of several types.
     """
-    import tensorflow as tf
+    from export import litert_graph
+    from export.frozen import frozen_of
 
-    from export.frozen import freeze
-
-    frozen = freeze(request.keras_path)
-
-    def network(image: Any) -> Any:
-        feed = {frozen.input: image}
-        return tf.graph_util.import_graph_def(frozen.graph, input_map=feed, return_elements=[frozen.output])[0]
-
-    image = tf.TensorSpec((None, frozen.height, frozen.width, 3), tf.uint8, name="image")
-    function = tf.compat.v1.wrap_function(network, [image])
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    frozen = frozen_of(request.keras_path, request.scratch)
     path = request.folder / f"model{SUFFIX}"
-    path.write_bytes(converter.convert())
+    if request.precision == "int8":
+        path.write_bytes(litert_graph.float_logits(_integer(frozen, request.calibration)))
+        _check_integer(litert_graph.operators(path))
+    else:
+        path.write_bytes(_float(frozen, request.precision))
     operators, delegated = _operators(path)
     return Converted(path.name, {**SETTINGS[request.precision], "delegate_partitions": delegated}, operators)
+
+
+def _float(frozen: Frozen, precision: str) -> bytes:
+    import tensorflow as tf
+
+    converter = _converter(frozen, frozen.input, tf.uint8)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if precision == "fp16":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    content: bytes = converter.convert()
+    return content
+
+
+def _integer(frozen: Frozen, images: NDArray[np.uint8]) -> bytes:
+    """Integers throughout; the byte that arrives is the quantized pixel, at the scale the network would multiply by."""
+    import tensorflow as tf
+
+    from export.litert_graph import scaled_pixels
+
+    name, scale = scaled_pixels(frozen.graph, frozen.input)
+
+    def samples() -> Iterator[list[NDArray[np.float32]]]:
+        for image in images:
+            yield [image[None].astype(np.float32) * np.float32(scale)]
+
+    converter = _converter(frozen, name, tf.float32, 255 * scale)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = samples
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.float32
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs")  # they come from the samples
+        content: bytes = converter.convert()
+    return content
+
+
+def _converter(frozen: Frozen, start: str, dtype: Any, largest: float = 0.0) -> Any:
+    """TensorFlow's converter for the network from the tensor `start` on, of the range 0 to `largest` if it is set."""
+    import tensorflow as tf
+
+    def network(image: Any) -> Any:
+        if largest:
+            image = tf.quantization.fake_quant_with_min_max_args(image, 0.0, largest)
+        return tf.graph_util.import_graph_def(frozen.graph, input_map={start: image}, return_elements=[frozen.output])[
+            0
+        ]
+
+    image = tf.TensorSpec((None, frozen.height, frozen.width, 3), dtype, name="image")
+    return tf.lite.TFLiteConverter.from_concrete_functions([tf.compat.v1.wrap_function(network, [image])])
+
+
+def _check_integer(operators: list[tuple[str, str]]) -> None:
+    """That everything before DEQUANTIZE and SOFTMAX is in integers."""
+    floats = [kind for kind, dtype in operators if dtype.startswith("FLOAT")]
+    if floats != ["DEQUANTIZE", "SOFTMAX"]:
+        raise ValueError(f"{', '.join(floats)} would run in float")
+
+
+def inside(path: Path) -> Inside:
+    """Kernels and matrices in the file's buffers."""
+    from export import litert_graph
+
+    return litert_graph.inside(path)
 
 
 def _operators(path: Path) -> tuple[dict[str, int], int]:

@@ -1,71 +1,114 @@
-"""ONNX, run by ONNX Runtime on the CPU: float32, and static int8 that takes the raw pixel as it is."""
+"""ONNX, run by ONNX Runtime: float32, float16, static int8 that takes the raw pixel as it is, and mixed.
+
+`mixed` is int8 with as few layers left in float as an accuracy budget asks for; without a budget it is not made.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from catalog import KilnError
-from export.formats import Conversion, Converted, Predict
+from export.formats import Conversion, Converted, Inside, Predict
 from export.onnx_graph import IR_VERSION, OPSET
 
+if TYPE_CHECKING:
+    from export.onnx_graph import Core
+
 SUFFIX = ".onnx"
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
+BUDGETED = ("mixed",)
 PACKAGES = ("onnxruntime", "onnx", "tf2onnx", "tensorflow", "keras", "numpy")
 SERVABLE = True
 OPSETS = range(13, 22)  # what `load` takes: 13 has quantization by channel, 21 is the last with IR version 10
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
 
 _FLOAT: dict[str, Any] = {"opset": OPSET, "ir_version": IR_VERSION}
 _INT8: dict[str, Any] = {
     **_FLOAT,
     "quantization": "static",
     "quantized_format": "QDQ",
-    "calibration_method": "minmax",
+    "calibration": "searched on the validation split",
     "weights": "int8, symmetric",
-    "per_channel": True,
     "activations": "uint8",
     "reduce_range": False,
     "input_scale": "1/255",
     "input_zero_point": 0,
     "float_operators": ["Softmax"],
 }
-SETTINGS: dict[str, dict[str, Any]] = {"fp32": _FLOAT, "int8": _INT8}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fp32": _FLOAT,
+    "fp16": {**_FLOAT, "float16": "weights and activations; the answers are float32"},
+    "int8": _INT8,
+    "mixed": _INT8,
+}
 
 
 def convert(request: Conversion) -> Converted:
     """Writes `model.onnx`: uint8 `images` `[batch, H, W, 3]` to float32 `probabilities` `[batch, classes]`.
 
     Raises:
+        KilnError: `mixed` without a budget or validation images.
         ValueError: The network does not begin with a cast to float, or an int8 graph that would compute in float.
     """
     from export import onnx_float, onnx_graph, onnx_int8
-    from export.frozen import freeze
 
-    core = onnx_graph.core(freeze(request.keras_path))
-    int8 = request.precision == "int8"
-    model = onnx_int8.quantize(core, request.calibration) if int8 else onnx_float.finish(core)
+    core = onnx_graph.core_of(request.keras_path, request.scratch)
+    settings, floats = dict(SETTINGS[request.precision]), 0
+    search: list[dict[str, Any]] = []
+    if request.precision in ("int8", "mixed"):
+        model, chosen, search = _quantized(request, core)
+        settings |= chosen
+        floats = len(chosen.get("float_layers", ()))
+    else:
+        model = onnx_float.half(core) if request.precision == "fp16" else onnx_float.finish(core)
     path = request.folder / f"model{SUFFIX}"
     path.write_bytes(model.SerializeToString(deterministic=True))
     optimized = onnx_graph.optimized(path)
-    if int8:
-        onnx_int8.check_integer(core, optimized)
-    return Converted(path.name, SETTINGS[request.precision], dict(Counter(n.op_type for n in optimized.graph.node)))
+    if request.precision in ("int8", "mixed"):
+        onnx_int8.check_integer(core, optimized, floats)
+    return Converted(path.name, settings, dict(Counter(n.op_type for n in optimized.graph.node)), search)
 
 
-def load(path: Path, threads: int, *, spinning: bool = True) -> Predict:
-    """A session on the CPU. With `spinning`, its threads wait for work in a loop: faster alone, worse in company.
+def _quantized(request: Conversion, core: Core) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
+    """The int8 or mixed model, how it was chosen, and what was tried."""
+    from export import onnx_search
+    from export.onnx_int8 import Quantizer
+
+    quantizer = Quantizer(core, request.calibration)
+    found = onnx_search.chosen(request, quantizer, give=request.precision == "mixed")
+    return quantizer.model(found.choice, found.learned), found.settings, found.log
+
+
+def inside(path: Path) -> Inside:
+    """Initializers that feed convolutions and dense layers, and the multiply-accumulates by inferred shapes."""
+    from export import onnx_inside
+
+    return onnx_inside.inside(path)
+
+
+def load(path: Path, threads: int, *, spinning: bool = True, provider: str = "cpu") -> Predict:
+    """A session. With `spinning`, its threads wait for work in a loop: faster alone, worse in company.
+
+    `provider` is one of `PROVIDERS`; ONNX Runtime would fall back to the CPU in silence, here that is an error.
 
     Raises:
-        KilnError: The file is not a model of this project's tensor contract; the message names it and says why.
+        KilnError: The file is not a model of this project's tensor contract, or the provider is not active; the
+            message names it and says why.
     """
     import onnxruntime as ort
 
     content = _checked(path)
+    wanted = _providers(provider)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -73,9 +116,12 @@ def load(path: Path, threads: int, *, spinning: bool = True) -> Predict:
     options.log_severity_level = 3  # errors
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     try:
-        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(content, options, providers=wanted)
     except Exception as error:  # ONNX Runtime has a dozen exception types and no common one
         raise KilnError(f"{path} cannot be loaded by ONNX Runtime {ort.__version__}: {_first_line(error)}") from error
+    session.disable_fallback()
+    if (active := session.get_providers())[0] != wanted[0]:
+        raise KilnError(_inactive(provider, wanted[0], ", ".join(active)))
     _check_contract(path, session)
     name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
 
@@ -84,6 +130,24 @@ def load(path: Path, threads: int, *, spinning: bool = True) -> Predict:
         return result
 
     return predict
+
+
+def _providers(provider: str) -> list[str]:
+    import onnxruntime as ort
+
+    if provider not in PROVIDERS:
+        raise KilnError(f"no ONNX Runtime provider {provider[:40]!r}; there are: {', '.join(PROVIDERS)}")
+    wanted, there = PROVIDERS[provider], ort.get_available_providers()
+    if wanted[0] not in there:
+        raise KilnError(_inactive(provider, wanted[0], f"this build has {', '.join(there)}"))
+    return [name for name in wanted if name in there]
+
+
+def _inactive(provider: str, name: str, why: str) -> str:
+    return (
+        f"ONNX Runtime was asked for {provider!r}, but {name} is not active ({why}). It needs the GPU build with its "
+        "CUDA, cuDNN or TensorRT libraries: make setup SET=gpu; or ask for 'cpu'"
+    )
 
 
 def _checked(path: Path) -> bytes:

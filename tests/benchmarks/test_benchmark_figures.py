@@ -9,13 +9,13 @@ import random
 import numpy as np
 import pytest
 
-from benchmarks import words
+from benchmarks import process, words
 from benchmarks.bench_latency import rounds_for, warm_up
 from benchmarks.compare import front, groups
 from benchmarks.job import Outcome
 from benchmarks.labels import Box, place
 from benchmarks.pairs import float_parent, mcnemar_p
-from benchmarks.process import figures
+from benchmarks.process import Ran, merged
 from benchmarks.results import Results
 from catalog import Measurement, Variant
 
@@ -48,12 +48,15 @@ def verdict(results: Results, name: str) -> str:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("lenet/onnx-int8", "quantized but slower, smaller, as accurate"),
-        ("mobilenetv2/onnx-int8", "smaller, faster, as accurate"),
+        ("lenet/onnx-int8", "quantized but slower, smaller, as accurate, less robust"),
+        ("mobilenetv2/onnx-int8", "smaller, faster, as accurate, less robust"),
         ("lenet/onnx-fp32", "the reference for size and speed, as accurate"),
         ("lenet/keras-fp32", "larger, slower, the reference for accuracy"),
-        ("simcnn/prune80-onnx-fp32", "sparse but no faster, as large, as accurate, latency had not settled"),
-        ("mobilenetv2/prune80-onnx-int8", "not offered to serving, smaller, faster, less accurate"),
+        (
+            "simcnn/prune80-onnx-fp32",
+            "sparse but no faster, as large, as accurate, less robust, unstable: latency had not settled",
+        ),
+        ("mobilenetv2/prune80-onnx-int8", "not offered to serving, smaller, faster, less accurate, less robust"),
         ("simcnn/litert-fp32", "as large, faster one by one and slower in batches, as accurate"),
     ],
 )
@@ -63,8 +66,8 @@ def test_verdicts(golden: Results, name: str, said: str) -> None:
 
 def test_a_loss_that_chance_may_explain_says_perhaps(golden: Results) -> None:
     name = "mobilenetv2/prune80-onnx-int8"
-    details = {**golden.details, name: dataclasses.replace(golden.details[name], mcnemar_p=0.2)}
-    assert verdict(dataclasses.replace(golden, details=details), name).endswith("perhaps less accurate")
+    details = {**golden.details, name: dataclasses.replace(golden.details[name], mcnemar_p=0.02, mcnemar_holm=0.2)}
+    assert verdict(dataclasses.replace(golden, details=details), name).endswith("perhaps less accurate, less robust")
 
 
 def test_a_gain_within_the_spread_of_the_medians_is_none(golden: Results) -> None:
@@ -72,27 +75,31 @@ def test_a_gain_within_the_spread_of_the_medians_is_none(golden: Results) -> Non
     details = {**golden.details, name: dataclasses.replace(golden.details[name], p50_high_ms=1.2)}
     rows = [dataclasses.replace(row, images_per_s=726.0) if str(row.variant) == name else row for row in golden.rows]
     said = verdict(dataclasses.replace(golden, details=details, rows=rows), name)
-    assert said == "quantized but no faster, smaller, as accurate"
+    assert said == "quantized but no faster, smaller, as accurate, less robust"
 
 
-def test_figures_of_the_rounds() -> None:
+def test_figures_of_the_passes() -> None:
     single = np.arange(1, 1001) / 1e6  # seconds: 0.001 to 1 ms
-    raw = {
-        "outcome": Outcome(100, 90, 1.0, 1.0, 10, True, 1, 2),
-        "benchmarks": [
-            bench("overhead", [1e-7] * 10),
-            bench("SingleStream", list(single), 1),
-            bench("Offline", [0.001, 0.002, 0.1], 1),
-            bench("Offline", [0.004, 0.008, 0.008], 32),
-            bench("Offline", [0.05], 128),
-        ],
-    }
-    row, detail = figures(Measurement(Variant("m", "onnx"), "ok"), raw, 4, 1.0)
+    first = read_pass(single, {1: [0.001, 0.002, 0.1], 32: [0.004, 0.008, 0.008], 128: [0.05]}, settled=True)
+    row, detail = merged(Measurement(Variant("m", "onnx"), "ok"), [first])
     assert (row.p50_ms, row.p90_ms, row.p99_ms) == (0.5005, 0.9001, 0.99001)
     assert row.images_per_s_at == {"1": 500.0, "32": 4000.0, "128": 2560.0}
     assert (row.offline_batch, row.images_per_s) == (32, 4000.0)
-    assert (detail.p50_low_ms, detail.p50_high_ms) == (0.1005, 0.9005)
+    assert (detail.p50_low_ms, detail.p50_high_ms) == (0.1005, 0.9005)  # of the fifths, where there is one pass
     assert (detail.rounds, detail.overhead_us, detail.position) == (1000, 0.1, 4)
+    slower = read_pass(single * 2, {1: [0.002], 32: [0.004]}, settled=True)
+    unsettled = read_pass(single * 1.5, {1: [0.001], 32: [0.016]}, settled=False)
+    row, detail = merged(Measurement(Variant("m", "onnx"), "ok"), [first, slower, unsettled])
+    assert (row.p50_ms, detail.p50_low_ms, detail.p50_high_ms) == (0.75075, 0.5005, 1.001)
+    assert row.images_per_s_at == {"1": 500.0, "32": 4000.0, "128": 2560.0} and detail.rounds == 3000
+    assert not detail.settled and detail.passes[1].relative == pytest.approx(1.001 / 0.1)
+
+
+def read_pass(single: np.ndarray, offline: dict[int, list[float]], settled: bool) -> Ran:
+    outcome = Outcome(1.0, 1.0, 10, settled, 1, 2, 0.1, 3, [0, 1])
+    benches = [bench("overhead", [1e-7] * 10), bench("SingleStream", list(single), 1)]
+    benches += [bench("Offline", times, batch) for batch, times in offline.items()]
+    return process.read({"outcome": outcome, "benchmarks": benches}, 4, 1.0)
 
 
 def bench(scenario: str, data: list[float], batch: int = 0) -> dict[str, object]:
@@ -144,6 +151,7 @@ def test_three_digits(value: float | None, text: str) -> None:
 
 
 def test_signs_and_ratios() -> None:
+    assert [words.chance(p) for p in (1.0, 0.0213, 0.0001, None)] == ["1.000", "0.021", "<0.001", "–"]
     assert [words.points(value) for value in (0.1, -0.35, 0.001, None)] == ["+0.10", "−0.35", "0.00", "–"]
     assert [words.times(value) for value in (1.621, 0.996, 0.0138, 12.34, None)] == [
         "1.62×",

@@ -114,7 +114,7 @@ def test_rendering_twice_gives_the_same(report: Report, golden: Results, tmp_pat
 def test_text_from_a_store_cannot_become_markup(golden: Results) -> None:
     evil = "<script>alert(1)</script> | x\ny"
     rows = [dataclasses.replace(row, reason=evil) if row.status == "failed" else row for row in golden.rows]
-    report = render(dataclasses.replace(golden, rows=rows))
+    report = render(dataclasses.replace(golden, rows=rows), pictures=False)
     assert "<script>alert" not in report.html
     assert r"\| x y |" in report.markdown
 
@@ -122,7 +122,7 @@ def test_text_from_a_store_cannot_become_markup(golden: Results) -> None:
 def test_nothing_measured_is_a_report_too(golden: Results) -> None:
     rows = [dataclasses.replace(row, status="failed", reason="no", accuracy=None, p50_ms=None) for row in golden.rows]
     rows = [dataclasses.replace(row, images_per_s_at={}, size_bytes=None) for row in rows]
-    report = render(dataclasses.replace(golden, rows=rows, details={}))
+    report = render(dataclasses.replace(golden, rows=rows, details={}), pictures=False)
     assert report.headline.startswith("0 of 15 variants could be measured")
     assert "no variant within 0.5 points" in report.markdown
 
@@ -139,7 +139,7 @@ def test_two_data_sets_are_two_sections(golden: Results) -> None:
 def test_one_model_gets_a_sentence_with_its_figures(golden: Results) -> None:
     rows = [row for row in golden.rows if row.variant.model == "mobilenetv2"]
     one = dataclasses.replace(golden, rows=rows, models={"mobilenetv2": golden.models["mobilenetv2"]})
-    assert render(one).headline == (
+    assert render(one, pictures=False).headline == (
         "onnx-int8 is the fastest variant of mobilenetv2 within 0.5 points of its float parent: 0.594 ms an image, "
         "1.85 times the speed of fp32 ONNX; 2,610 kB instead of 9,080; 89.74% right on 10,000 test images, 0.38 points "
         "fewer than its parent."
@@ -169,7 +169,7 @@ def test_the_choice_is_within_budget_and_fastest(golden: Results) -> None:
 
 def test_a_busy_machine_and_a_quick_run_are_said_first(golden: Results, report: Report) -> None:
     assert "quick run" not in report.markdown and "busy" not in report.markdown
-    loaded = render(dataclasses.replace(golden, quick=True, load_before=[3.6, 1.0, 0.5]))
+    loaded = render(dataclasses.replace(golden, quick=True, load_before=[3.6, 1.0, 0.5]), pictures=False)
     for text in (loaded.markdown.split("## ")[0], loaded.html.split("<main>")[0]):
         assert "This was a quick run" in text
         assert "busy with other work (load average 3.6 before and 1.9 after the run, on 2 cores)" in text

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 import catalog
-from benchmarks import machine, process
+from benchmarks import machine, process, tax
 from benchmarks.job import Job
 from benchmarks.measure import Run
 from benchmarks.results import Results, Settings, read
@@ -50,12 +52,18 @@ def test_a_measured_row_is_whole(results: Results, version: str, digits: Any) ->
     assert row.status == "ok", row.reason
     assert row.accuracy is not None and row.accuracy.images == len(digits.x_test)
     assert row.p50_ms and row.p90_ms and row.p99_ms and 0 < row.p50_ms <= row.p90_ms <= row.p99_ms
-    assert set(row.images_per_s_at) >= {"1", "8", "32", "128"}
+    assert set(row.images_per_s_at) >= {"1", "2", "4", "8"}
     assert row.images_per_s == max(row.images_per_s_at.values()) == row.images_per_s_at[str(row.offline_batch)]
     assert row.peak_rss_bytes and row.size_bytes and row.gzip_bytes and row.threads == 1
     detail = results.details[str(row.variant)]
     assert detail.rounds >= Settings.quick().single_rounds
     assert detail.p50_low_ms <= row.p50_ms <= detail.p50_high_ms
+    assert [one.p50_ms for one in detail.passes] == [row.p50_ms] and detail.passes[0].kernel_ms > 0
+    assert detail.server_rate is not None and detail.process_threads and detail.affinity == machine.cores()
+    assert detail.work is not None and detail.work.macs == 10 * digits.x_test[0].size
+    assert len(detail.top1_by_class) == 10 and 0 <= (detail.calibration_error or -1) <= 100
+    assert len(detail.robust_top1) == 6 and all(len(shares) == 3 for shares in detail.robust_top1.values())
+    assert detail.robust_images == 100 and not detail.reused
     assert 0 < detail.overhead_us / 1000 < row.p50_ms
     assert detail.rss_before_bytes <= row.peak_rss_bytes
 
@@ -75,6 +83,7 @@ def test_flips_add_up_to_the_change(results: Results) -> None:
     assert fp32 and int8 and detail.lost is not None and detail.won is not None
     assert detail.against == "onnx-fp32"
     assert int8.correct - fp32.correct == detail.won - detail.lost
+    assert detail.mcnemar_p is not None and detail.mcnemar_holm == pytest.approx(detail.mcnemar_p, abs=1e-5)
 
 
 @pytest.mark.parametrize("version", REASONS)
@@ -94,6 +103,8 @@ def test_the_machine_and_conditions_are_written_down(results: Results) -> None:
     assert {"numpy", "onnxruntime"} <= set(results.machine.versions)
     assert results.environment["OMP_NUM_THREADS"] == "1"
     assert len(results.load_before) == len(results.load_after) == 3
+    assert results.roofline and results.roofline.fp32_macs_per_s > 1e8 and results.roofline.int8_macs_per_s > 1e8
+    assert [sorted(order) for order in results.orders] == [sorted(results.order)]
     assert results.seed == 3 and results.quick and results.models["tiny"].dataset == "digits"
 
 
@@ -103,13 +114,98 @@ def test_report_again_from_the_results_alone(run_folder: Ran, benchmarks_command
     assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines()[0] == done.stdout.splitlines()[0]
     written = sorted(path.name for path in tmp_path.iterdir())
-    assert written == sorted(path.name for path in out.iterdir() if path.name != "results.json")
+    assert written == sorted(
+        path.name for path in out.iterdir() if path.name not in ("results.json", "predictions", "benchmark.json")
+    )
     for name in written:
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
 
 
+def test_pytest_benchmark_reads_its_own_file(run_folder: Ran) -> None:
+    out, _ = run_folder
+    told = json.loads((out / "benchmark.json").read_text())
+    names = {bench["name"] for bench in told["benchmarks"]}
+    assert {"tiny/onnx-fp32[SingleStream-pass1]", "tiny/onnx-int8[Offline-8-pass1]"} <= names
+    assert all("data" not in bench["stats"] and bench["stats"]["median"] > 0 for bench in told["benchmarks"])
+    command = [sys.executable, "-m", "pytest_benchmark", "compare", str(out / "benchmark.json"), "--columns=median"]
+    done = subprocess.run(command, cwd=out, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "tiny/onnx-fp32[SingleStream-pass1]" in done.stdout, done.stderr
+
+
+def test_answers_are_taken_from_an_earlier_run(run_folder: Ran, tiny_store: Store, digits: Any) -> None:
+    kept = run_folder[0] / "predictions"
+    assert len(list(kept.glob("*.npz"))) == len(MEASURED)
+    lean: dict[str, Any] = {"single_seconds": 0.05, "single_rounds": 20, "offline_seconds": 0.01, "warmup_seconds": 0.1}
+    settings = dataclasses.replace(Settings.quick(), peak_seconds=0.0, server_seconds=0.0, passes=2, **lean)
+    again = Run(tiny_store, 1, settings, 1, lambda name, root: digits, kept=kept).measure(["tiny"])
+    before = read(run_folder[0] / "results.json")
+    for version in MEASURED:
+        now, then = again.details[f"tiny/{version}"], before.details[f"tiny/{version}"]
+        assert now.reused and now.robust_top1 == then.robust_top1 and now.top1_by_class == then.top1_by_class
+        assert len(now.passes) == 2 and now.server_rate is None
+        p50 = [one.p50_ms for one in now.passes]
+        assert (now.p50_low_ms, now.p50_high_ms) == (min(p50), max(p50))
+    assert len(again.orders) == 2 and again.roofline is None
+
+
+def test_the_tax_is_split_by_what_the_service_says(tiny_store: Store, results: Results) -> None:
+    """A stand-in for the service, whose answers are slow by known amounts."""
+    import http.server
+    import threading
+
+    asked: list[str] = []
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            assert self.rfile.read(int(self.headers["content-length"])).startswith(b"\x89PNG")
+            time.sleep(0.004)
+            stages = {"receive": 0.5, "decode": 1.0, "queue": 0.25, "compute": 2.0, "total": 4.0}
+            body = json.dumps({"milliseconds": stages}).encode()
+            status = 503 if "int8" in self.path else 200
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        variant, png = results.rows[0].variant, tax.image(tiny_store, "tiny")
+        fp32 = dataclasses.replace(variant, format="onnx", precision="fp32", transform="")
+        found = tax.ask(server.server_port, fp32, png, 20)
+        assert (found.decode_ms, found.queue_ms, found.compute_ms, found.handling_ms) == (1.0, 0.25, 2.0, 0.75)
+        assert found.requests == 20 and found.http_ms > 4.0
+        assert found.transport_ms == pytest.approx(found.http_ms - 4.0, abs=1e-3)
+        with pytest.raises(KilnError, match="answered 503 for tiny/onnx-int8"):
+            tax.ask(server.server_port, dataclasses.replace(fp32, precision="int8"), png, 5)
+        server.shutdown()
+    assert asked[0] == "/predict?model=tiny&version=onnx-fp32"
+
+
+def test_a_service_that_does_not_start_leaves_its_reason(
+    results: Results, tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def broken(store: Store, threads: int) -> Iterator[int]:
+        raise KilnError(f"a file in {tiny_store.root.resolve()} is corrupt")
+        yield 0
+
+    monkeypatch.setattr(tax, "_service", broken)
+    found = tax.measured(results, tiny_store)
+    assert found.http_reason == "a file in the store is corrupt" and not any(d.tax for d in found.details.values())
+    assert found.rows == results.rows
+
+
 def run_over(store: Store, loader: Any, **settings: Any) -> Results:
-    return Run(store, 1, dataclasses.replace(Settings.quick(), **settings), 0, loader).measure(["tiny"])
+    return Run(store, 1, dataclasses.replace(Settings.quick(), peak_seconds=0.0, **settings), 0, loader).measure(
+        ["tiny"]
+    )
 
 
 def test_a_process_that_takes_too_long_is_stopped(tiny_store: Store, digits: Any) -> None:

@@ -25,7 +25,7 @@ def run() -> Run:
             env={**os.environ, "COLUMNS": "120", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=900,
         )
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -16,7 +17,7 @@ def main(root: str) -> None:
     from training.models import lenet
 
     keras.utils.set_random_seed(0)
-    digits, recipe = data.load("digits"), lenet.RECIPES["report"]
+    digits, recipe = data.load("digits"), dataclasses.replace(lenet.RECIPES["report"], validation=0.1)
     model: Any = network.with_probabilities(keras, lenet.build(keras, (32, 32, 3), 10, recipe))
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(digits.x_train, digits.y_train, batch_size=32, epochs=3, verbose=0)

@@ -22,7 +22,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A ready server with small limits."""
     limits = {"MODELKILN_MAX_BODY_BYTES": str(MAX_BODY_BYTES), "MODELKILN_MAX_PIXELS": str(MAX_PIXELS)}
-    quick = {"MODELKILN_BODY_TIMEOUT_S": "1", "__BENTOML_DEBUG_USAGE": "True"}
+    quick = {"MODELKILN_BODY_TIMEOUT_S": "1", "MODELKILN_HEADER_TIMEOUT_S": "1", "__BENTOML_DEBUG_USAGE": "True"}
     settings = {"MODELKILN_STORE": str(store), **limits, **quick}
     with processes.serving(tmp_path_factory.mktemp("server"), settings=settings) as running:
         yield running

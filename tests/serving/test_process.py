@@ -143,6 +143,9 @@ def _same_answers(bento: Path, server: Running, empty: Path, python: Path) -> No
 def test_a_bento_holds_what_serving_needs_and_no_more(bento: Path) -> None:
     packed = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
     assert {"catalog.py", "serving/service.py", "artifacts/colours/variants/onnx-int8/model.onnx"} <= packed
+    assert {"serving/page/index.html", "serving/page/samples/cifar10/ship.png"} <= packed
+    dockerfile = (bento / "env" / "docker" / "Dockerfile").read_text()
+    assert "FROM python:3.11" in dockerfile and "BENTO_USER_UID=1034" in dockerfile  # as deploy/kubernetes runs it
     assert not [name for name in packed if name.endswith((".keras", ".pyc")) or name.startswith(("training", "tests"))]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from catalog import CARD, KilnError, Store
-from serving import repository
+from serving import choice, repository
 from serving.errors import RequestError
 from serving.settings import Settings
 from tests.serving import stores
@@ -29,16 +29,16 @@ def here(tmp_path: Path) -> Settings:
     ],
 )
 def test_the_default_version(top1: dict[str, float], chosen: str) -> None:
-    assert repository.choose_version(top1) == chosen
-    assert repository.choose_version(dict(reversed(top1.items()))) == chosen
+    assert choice.choose_version(top1) == chosen
+    assert choice.choose_version(dict(reversed(top1.items()))) == chosen
 
 
 def test_the_default_model() -> None:
-    assert repository.choose_model({"lenet": 65.0}) == "lenet"
-    assert repository.choose_model({"lenet": 65.0, "simcnn": 71.0}) == "simcnn"
-    assert repository.choose_model({"lenet": 65.0, "simcnn": 71.0}, "lenet") == "lenet"
+    assert choice.choose_model({"lenet": 65.0}) == "lenet"
+    assert choice.choose_model({"lenet": 65.0, "simcnn": 71.0}) == "simcnn"
+    assert choice.choose_model({"lenet": 65.0, "simcnn": 71.0}, "lenet") == "lenet"
     with pytest.raises(KilnError, match=r"MODELKILN_MODEL.*there are: lenet"):
-        repository.choose_model({"lenet": 65.0}, "resnet")
+        choice.choose_model({"lenet": 65.0}, "resnet")
 
 
 def test_what_is_offered(here: Settings) -> None:
@@ -135,6 +135,16 @@ def test_a_variant_answers_as_its_weights_say(here: Settings) -> None:
 def test_the_stores_are_searched_in_order(here: Settings) -> None:
     assert [store.root for store in repository.stores(here)] == [here.store, here.zoo]
     assert isinstance(repository.stores(here)[0], Store)
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads", "fitting"), [(8, 1, 1, 1), (8, 2, 4, 4), (8, 4, 4, 2), (2, 4, 2, 1), (8, 3, 16, 2)]
+)
+def test_workers_times_threads_fit_the_machine(
+    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int, fitting: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+    assert repository.fitting_threads(Settings(workers=workers, threads=threads)) == fitting
 
 
 def test_settings_come_from_the_environment() -> None:

@@ -1,0 +1,1 @@
+"""What the service is compared with: each a whole program, written as its framework's documentation teaches."""

@@ -1,0 +1,70 @@
+"""What a variant answered on the test split and on its corrupted images, and the folder that keeps it between runs.
+
+Answers are decided by the file, the images and the runtime, not by the hour, so a second run may take them from the
+first; a report says of each row whether it did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog import KilnError, VariantCard, versions, write_atomic
+
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Top class and its probability for every test image; top classes of the corrupted ones.
+
+    `top` is int64 `[N]`, `confidence` float32 `[N]`, `corrupted` int64 `[corruptions, severities, n]`, n possibly 0.
+    """
+
+    top: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    corrupted: NDArray[np.int64]
+
+    def save(self, path: Path) -> None:
+        """Writes the three arrays as one .npz, atomically."""
+        file = io.BytesIO()
+        np.savez_compressed(file, top=self.top, confidence=self.confidence, corrupted=self.corrupted)
+        write_atomic(path, file.getvalue())
+
+
+def load(path: Path) -> Predictions | None:
+    """What `save` wrote; None where there is nothing that can be read."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            return Predictions(arrays["top"], arrays["confidence"], arrays["corrupted"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def predicted(
+    predict: Callable[[NDArray[np.uint8]], NDArray[np.float32]], images: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Top class and its probability of uint8 `[N, H, W, 3]`.
+
+    Raises:
+        KilnError: The variant gave something else than one row of finite probabilities an image.
+    """
+    parts = [predict(np.ascontiguousarray(images[i : i + BATCH])) for i in range(0, len(images), BATCH)]
+    probabilities = np.concatenate(parts)
+    if len(probabilities) != len(images) or not np.isfinite(probabilities).all():
+        raise KilnError("its probabilities are not finite numbers, one row an image")
+    return probabilities.argmax(axis=1), probabilities.max(axis=1)
+
+
+def key(card: VariantCard, package: str, threads: int, robust_images: int) -> str:
+    """The name under which a variant's predictions are kept: of everything that decides them."""
+    decisive = [card.files, card.file, card.dataset.sha256, versions(package, "numpy"), threads, robust_images, 1]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24] + ".npz"

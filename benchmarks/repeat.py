@@ -1,0 +1,99 @@
+"""`python -m benchmarks.repeat`: measures a store several times and says whether the runs agree.
+
+They agree where every variant's p50, as a ratio to fp32 ONNX of its model, stays within `TOLERANCE`, and where no two
+variants whose intervals lie apart change places.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import console
+from benchmarks import machine, results
+from benchmarks.measure import Run
+from benchmarks.results import Results
+from catalog import KilnError, Store
+
+TOLERANCE = 0.05
+
+app = console.app("Measures several times and says whether the runs agree.")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What several runs of the same variants come to."""
+
+    spreads: dict[str, float]  # by variant: the largest p50 ratio to fp32 over the least, less 1
+    swapped: list[tuple[str, str]]  # first faster in one run, second in another, their intervals apart in both
+
+    @property
+    def holds(self) -> bool:
+        """Whether the runs agree."""
+        return not self.swapped and all(spread <= TOLERANCE for spread in self.spreads.values())
+
+
+def agreement(runs: Sequence[Results]) -> Agreement:
+    """Compares the runs; variants that were not measured in all of them, or have no fp32 ONNX, are left out."""
+    measured = set.intersection(*(set(run.details) for run in runs))
+    p50 = [{str(row.variant): row.p50_ms or 0.0 for row in run.rows} for run in runs]
+    spreads = {}
+    for name in sorted(measured):
+        reference = f"{name.partition('/')[0]}/onnx-fp32"
+        if reference in measured and name != reference:
+            ratios = [one[name] / one[reference] for one in p50]
+            spreads[name] = max(ratios) / min(ratios) - 1
+    models = {name.partition("/")[0] for name in measured}
+    pairs = [
+        pair
+        for model in sorted(models)
+        for pair in itertools.combinations(sorted(name for name in measured if name.startswith(f"{model}/")), 2)
+    ]
+    return Agreement(spreads, [pair for pair in pairs if {_faster(run, *pair) for run in runs} >= set(pair)])
+
+
+def _faster(run: Results, left: str, right: str) -> str:
+    """The faster of two variants in one run; "" where their intervals meet."""
+    a, b = run.details[left], run.details[right]
+    return left if a.p50_high_ms < b.p50_low_ms else right if b.p50_high_ms < a.p50_low_ms else ""
+
+
+def repeated(store: Store, models: list[str], runs: int, threads: int, settings: results.Settings) -> list[Results]:
+    """So many runs, of latency and throughput alone, each in an order of its own."""
+    from training import data
+
+    lean = dataclasses.replace(settings, server_seconds=0.0, robust_images=0, peak_seconds=0.0, http_requests=0)
+    return [Run(store, threads, lean, secrets.randbelow(2**31), data.load).measure(models) for _ in range(runs)]
+
+
+@app.command()
+def repeat(
+    store: Annotated[Path | None, typer.Option(help="The artifact store.", show_default="artifacts")] = None,
+    models: Annotated[str, typer.Option(help="Names with commas between; all if left out.")] = "",
+    runs: Annotated[int, typer.Option(min=2, help="How often.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Threads an inference may use.")] = min(2, len(machine.cores())),
+) -> None:
+    """Measures and prints how far the runs lie apart; fails where they do not agree."""
+    shelf = Store(store)
+    names = [name.strip() for name in models.split(",") if name.strip()] or shelf.models()
+    found = agreement(repeated(shelf, names, runs, threads, results.Settings(single_seconds=2.0, offline_seconds=0.1)))
+    for name, spread in found.spreads.items():
+        console.out.print(f"{name}: p50 to fp32 within {100 * spread:.1f}%", highlight=False)
+    for left, right in found.swapped:
+        console.out.print(f"{left} and {right} changed places", highlight=False)
+    if not found.spreads:
+        raise KilnError("no variant was measured beside fp32 ONNX of its model in every run; run: python -m export all")
+    if not found.holds:
+        raise KilnError(f"the {runs} runs do not agree; was the machine busy? Load average {machine.load()[0]}")
+    console.out.print(f"{runs} runs agree")
+
+
+if __name__ == "__main__":
+    console.run(app)

@@ -1,0 +1,171 @@
+"""The best variant under an accuracy budget: everything that exists, int8 that gives layers back, and a race.
+
+Variants are held against the budget on the validation split; test images have no say. Where int8 loses more than the
+budget allows, a `mixed` one is made that leaves the most harmful layers in float until it no longer does. Those within
+the budget then race in rounds, each in its own process, and what was tried stands in the winner's card.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import catalog
+from catalog import KilnError, Store, Variant, VariantCard, plugin
+from export import pipeline, process
+from export.timing import Measure
+from export.transforming import Tell
+from export.verdict import budgeted
+
+Objective = Literal["latency", "throughput", "size"]
+BATCH: dict[str, int] = {"latency": 1, "throughput": 32}
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One variant in the race; `figure` is milliseconds, images per second or bytes, None for who may not start."""
+
+    card: VariantCard
+    verdict: str  # empty for those that raced
+    figure: float | None = None
+
+    def words(self, objective: Objective) -> dict[str, Any]:
+        """For the winner's card."""
+        unit = {"latency": "p50_ms", "throughput": "images_per_s", "size": "size_bytes"}[objective]
+        drop = self.card.validation_drop
+        return {"candidate": self.card.variant.version, "validation_drop": drop, unit: self.figure} | (
+            {"left_out": self.verdict} if self.verdict else {}
+        )
+
+
+@dataclass(frozen=True)
+class Race:
+    """All entries, the best first, and the winner's card as it was filed."""
+
+    objective: Objective
+    entries: list[Entry]
+    winner: VariantCard
+
+
+def find(
+    store: Store,
+    variants: list[Variant],
+    options: pipeline.Options,
+    objective: Objective,
+    begin: Callable[[Variant], None],
+    done: Callable[[], None],
+    tell: Tell = lambda name, progress: None,
+) -> Race:
+    """Exports the variants of one model that are due, gives layers back where needed, and races what keeps the budget.
+
+    Variants of the same weights that are in the store already take part too.
+
+    Raises:
+        KilnError: The model cannot be exported, or nothing keeps the budget; says what comes nearest.
+    """
+    allowed = options.allowed_drop
+    if allowed is None:
+        raise KilnError("the best variant under which budget? Say --max-accuracy-drop, as 0.3")
+    model, plain = variants[0].model, dataclasses.replace(options, allowed_drop=None)
+    pipeline.export(store, variants, plain, begin, done, tell)
+    mixed = [v for v in map(_mixed, _considered(store, model)) if v and _over(store, v, allowed)]
+    if mixed:
+        pipeline.export(store, mixed, options, begin, lambda: None, tell)
+    entries = [Entry(card, _verdict(card, allowed)) for card in _considered(store, model)]
+    starters = [entry.card for entry in entries if not entry.verdict]
+    if not starters:
+        raise KilnError(_nothing(model, entries, allowed))
+    figures = _figures(store, starters, objective, options, begin)
+    raced = [dataclasses.replace(e, figure=figures.get(e.card.variant.version)) for e in entries]
+    ranked = sorted(raced, key=lambda entry: (bool(entry.verdict), _merit(entry, objective), str(entry.card.variant)))
+    return Race(objective, ranked, _file(store, ranked, objective, allowed))
+
+
+def _considered(store: Store, model: str) -> list[VariantCard]:
+    """Cards of all variants that were made of the weights as they are."""
+    parent = store.card(model).weights_sha256
+    return [card for card in store.variants(model) if card.parent_sha256 == parent]
+
+
+def _mixed(card: VariantCard) -> Variant | None:
+    """The mixed variant that belongs to an int8 one."""
+    form = plugin("export.formats", card.variant.format)
+    if card.variant.precision != "int8" or "mixed" not in budgeted(form) or card.status == "failed":
+        return None
+    return dataclasses.replace(card.variant, precision="mixed")
+
+
+def _over(store: Store, mixed: Variant, allowed: float) -> bool:
+    path = store.variant_dir(dataclasses.replace(mixed, precision="int8")) / catalog.CARD
+    drop = catalog.read_card(VariantCard, path).validation_drop
+    return drop is not None and drop > allowed
+
+
+def _verdict(card: VariantCard, allowed: float) -> str:
+    """Why a variant does not race; empty if it does."""
+    if card.status == "failed":
+        return f"failed: {card.reason}"
+    if card.parity and not card.parity.holds:
+        return "strays from its parent further than its floor"
+    if not plugin("export.formats", card.variant.format).SERVABLE:
+        return "reference only, it cannot be served"
+    if card.validation_drop is None:
+        return "made before drops on the validation split were measured; export it again with --force"
+    if card.validation_drop > allowed:
+        return f"over budget: drops by {card.validation_drop:.2f} points"
+    return ""
+
+
+def _figures(
+    store: Store,
+    starters: list[VariantCard],
+    objective: Objective,
+    options: pipeline.Options,
+    begin: Callable[[Variant], None],
+) -> dict[str, float]:
+    """By version: bytes, or the median over rounds of what was timed; in every round all run once, in turn."""
+    if objective == "size":
+        return {card.variant.version: float(card.size_bytes) for card in starters}
+    batch = BATCH[objective]
+    times: dict[str, list[float]] = {card.variant.version: [] for card in starters}
+    for turn in range(ROUNDS):
+        for card in starters if turn % 2 == 0 else reversed(starters):
+            begin(card.variant)
+            data, folder = card.dataset, str(store.variant_dir(card.variant).resolve())
+            asked = Measure(folder, card.file, card.variant.format, data.height, data.width, batch, options.threads)
+            reply = process.ask(asked, options.timeout)
+            if reply.error:
+                raise KilnError(f"{card.variant} cannot be timed: {reply.error}")
+            times[card.variant.version].append(reply.times_ms[str(batch)])
+    middle = {version: statistics.median(taken) for version, taken in times.items()}
+    if objective == "latency":
+        return {version: round(taken, 4) for version, taken in middle.items()}
+    return {version: round(1000 * batch / taken, 1) for version, taken in middle.items()}
+
+
+def _merit(entry: Entry, objective: Objective) -> float:
+    """Smaller is better."""
+    if entry.figure is None:
+        return entry.card.validation_drop or 0.0
+    return -entry.figure if objective == "throughput" else entry.figure
+
+
+def _file(store: Store, ranked: list[Entry], objective: Objective, allowed: float) -> VariantCard:
+    """Writes what was tried into the winner's card; an older search by another race is replaced."""
+    card = ranked[0].card
+    before = [step for step in card.search if "candidate" not in step]
+    log = [*before, *({"objective": objective, **entry.words(objective)} for entry in ranked)]
+    won = dataclasses.replace(card, allowed_drop=allowed, search=log)
+    catalog.write_atomic(store.variant_dir(card.variant) / catalog.CARD, catalog.to_json(won))
+    return won
+
+
+def _nothing(model: str, entries: list[Entry], allowed: float) -> str:
+    lost = [(e.card.validation_drop, e.card.variant.version) for e in entries if e.card.validation_drop is not None]
+    nearest = f"; nearest comes {min(lost)[1]} with {min(lost)[0]:.2f}" if lost else ""
+    reasons = "; ".join(f"{e.card.variant.version}: {e.verdict}" for e in entries)
+    return f"no variant of {model} may drop by {allowed:g} points at most and be served{nearest}. {reasons}"

@@ -1,0 +1,66 @@
+"""What each step of a fine-tuning does, in Keras 3 or `tf_keras`: optimizer, learning rates, labels of a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog import Recipe
+from training import optimize
+
+PREDICT_BATCH = 500
+_KEPT_FROM_DECAY = ["bias", "gamma", "beta", "centroids"]
+
+
+def optimizer(keras: Any, recipe: Recipe, steps_per_epoch: int) -> Any:
+    """The recipe's optimizer in either Keras; biases, BatchNorm and centroids do not decay."""
+    if keras.__name__ != "tf_keras":
+        return optimize.optimizer(keras, recipe, steps_per_epoch)
+    common: dict[str, Any] = {
+        "learning_rate": _table(keras, optimize.learning_rates(recipe, steps_per_epoch)),
+        "weight_decay": recipe.weight_decay or None,
+    }
+    makers: dict[str, Callable[[], Any]] = {
+        "sgd": lambda: keras.optimizers.SGD(momentum=recipe.momentum, nesterov=recipe.momentum > 0, **common),
+        "rmsprop": lambda: keras.optimizers.RMSprop(**common),
+        "adamw": lambda: keras.optimizers.AdamW(**{**common, "weight_decay": recipe.weight_decay}),
+        "adam": lambda: keras.optimizers.Adam(**common),
+    }
+    made = makers[recipe.optimizer]()
+    made.exclude_from_weight_decay(var_names=_KEPT_FROM_DECAY)
+    return made
+
+
+def _table(keras: Any, rates: NDArray[np.float32]) -> Any:
+    """The learning rate of every step as a `tf_keras` schedule."""
+    import tensorflow as tf
+
+    class Table(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+        def __call__(self, step: Any) -> Any:
+            return tf.gather(tf.constant(rates), tf.minimum(tf.cast(step, tf.int32), len(rates) - 1))
+
+        def get_config(self) -> dict[str, Any]:
+            return {}
+
+    return Table()
+
+
+def accuracy(classes: int) -> Any:
+    """Top-1 against the true labels, also where a teacher's stand behind them; in either Keras, on TensorFlow."""
+    import tensorflow as tf
+
+    def accuracy(y: Any, logits: Any) -> Any:
+        return tf.cast(tf.equal(tf.argmax(y[:, :classes], axis=-1), tf.argmax(logits, axis=-1)), tf.float32)
+
+    return accuracy
+
+
+def softened(teacher: Any, x: NDArray[np.uint8], temperature: float) -> NDArray[np.float32]:
+    """The teacher's probabilities `[N, classes]` at a temperature."""
+    logits = np.asarray(teacher.predict(x, batch_size=PREDICT_BATCH, verbose=0), np.float32) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+    return shares

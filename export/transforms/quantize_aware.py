@@ -1,0 +1,189 @@
+"""Quantization-aware training by tensorflow-model-optimization: int8 in the forward pass while it fine-tunes.
+
+The network learns to live with rounded weights and activations. Written are its plain weights and, in `ranges.json`,
+the range it learned for every activation: the int8 converters take these in place of measured ones. Behind pruning and
+clustering, zeros stay zeros and the distinct values few (the tool's prune- and cluster-preserving schemes, per layer).
+
+The pixels are not rounded in training, because in an int8 graph the byte is the quantized value. The ranges begin where
+the float network's activations lie on training images: the tool's own start at -6 and 6 would take thousands of steps
+of a moving average to get there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog import KilnError
+from export.transforms import MODEL, RANGES, Tuning, Work
+
+ORDER = 3
+PACKAGES = ("tensorflow-model-optimization", "tf-keras", "keras", "tensorflow", "numpy")
+LEVELS: dict[str, dict[str, Any]] = {"quantize_aware": {"bits": 8}}
+TUNING = Tuning(epochs=0.05, learning_rate=0.05, at_least=2, distill=0.7)
+CALIBRATION_BATCHES = 8
+UNTOUCHED = ("InputLayer", "Rescaling")
+FEW = 64  # distinct values of a kernel that counts as clustered
+
+
+def apply(work: Work) -> dict[str, Any]:
+    """Fine-tunes under fake quantization; writes plain weights and the learned ranges.
+
+    Raises:
+        KilnError: The tool cannot quantize a layer; and as `twin.cross` and `finetune.tune`.
+    """
+    import tf_keras
+
+    from export import finetune, learned, twin
+    from export.transforms import _kernels
+
+    tf_keras.utils.set_random_seed(work.seed)
+    crossed = twin.cross(work.keras_path)
+    before = twin.weights_of(crossed.model)
+    plan = _plan(crossed.model, before)
+    model = _quantized(tf_keras, crossed.model, plan)
+    _begin_ranges(tf_keras, crossed.model, model, work)
+    tuned = finetune.tune(tf_keras, model, work, teacher=crossed.model)
+    weights = {name: _plain(model, crossed.model.get_layer(name), before[name], plan.get(name, "")) for name in before}
+    difference = twin.cross_back(crossed, weights, work.folder / MODEL)
+    ranges = learned.Learned(
+        {name: (float(low.numpy()), float(high.numpy())) for name, (low, high) in _activations(model).items()},
+        {layer.name: _limits(layer, weights[layer.name][0]) for layer in crossed.model.layers if _has_kernel(layer)},
+    )
+    learned.write(ranges, work.folder / RANGES)
+    preserved = [name for name, kind in plan.items() if kind]
+    return {
+        **work.parameters,
+        "zeros_kept": _kernels.sparsity(weights, [name for name in preserved if np.any(before[name][0] == 0)]),
+        "distinct_kept": _kernels.distinct(weights, [name for name in preserved if plan[name] == "clusters"]),
+        "fake_quantized_val_accuracy": tuned.history[-1].get("val_accuracy"),
+        "crossing_differences": [crossed.largest_difference, difference],
+        "history": tuned.history,
+    }
+
+
+def _has_kernel(layer: Any) -> bool:
+    return type(layer).__name__ in ("Conv2D", "DepthwiseConv2D", "Dense")
+
+
+def _plan(model: Any, weights: dict[str, list[NDArray[Any]]]) -> dict[str, str]:
+    """What must be kept of each kernel: `clusters` (and zeros among them), `zeros`, or nothing."""
+    from export.transforms import _kernels
+
+    plan = {}
+    for layer in _kernels.kernels(model):
+        kernel = weights[layer.name][0]
+        few = len(np.unique(kernel)) <= FEW < kernel.size
+        plan[layer.name] = "clusters" if few else "zeros" if np.mean(kernel == 0) > 0.1 else ""
+    return plan
+
+
+def _quantized(tf_keras: Any, network: Any, plan: dict[str, str]) -> Any:
+    """The network with the tool's wrappers, each layer by the scheme that keeps what `plan` says of it.
+
+    Raises:
+        KilnError: A layer or an order of layers that the tool does not know.
+    """
+    from tensorflow_model_optimization.python.core.quantization.keras import quantize
+    from tensorflow_model_optimization.python.core.quantization.keras.collab_opts.cluster_preserve import (
+        cluster_preserve_quantize_registry as clusters,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras.collab_opts.prune_preserve import (
+        prune_preserve_quantize_registry as zeros,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_quantize_registry as default,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_quantize_scheme as scheme,
+    )
+
+    class PerLayer(default.Default8BitQuantizeRegistry):  # type: ignore[misc]  # untyped
+        def get_quantize_config(self, layer: Any) -> Any:
+            kind = plan.get(layer.name, "")
+            if kind == "clusters":
+                sparse = bool(np.any(layer.get_weights()[0] == 0))
+                return clusters.Default8bitClusterPreserveQuantizeRegistry(sparse).get_quantize_config(layer)
+            if kind == "zeros":
+                return zeros.Default8bitPrunePreserveQuantizeRegistry().get_quantize_config(layer)
+            return super().get_quantize_config(layer)
+
+    class Scheme(scheme.Default8BitQuantizeScheme):  # type: ignore[misc]
+        def get_quantize_registry(self) -> Any:
+            return PerLayer()
+
+    def annotate(layer: Any) -> Any:
+        return layer if type(layer).__name__ in UNTOUCHED else quantize.quantize_annotate_layer(layer)
+
+    try:
+        annotated = tf_keras.models.clone_model(network, clone_function=annotate)
+        annotated.set_weights(network.get_weights())
+        return quantize.quantize_apply(annotated, Scheme())
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise KilnError(f"{network.name} cannot be trained quantization-aware: {first}") from error
+
+
+def _activations(model: Any) -> dict[str, tuple[Any, Any]]:
+    """The variables of each learned activation range, by the name of the plain layer whose output it is."""
+    found = {}
+    for wrapper in model.layers:
+        named = {weight.name.split(":")[0].rpartition("/")[2]: weight for weight in wrapper.weights}
+        for prefix in ("post_activation", "output"):
+            if f"{prefix}_min" in named:
+                found[wrapper.layer.name] = named[f"{prefix}_min"], named[f"{prefix}_max"]
+    return found
+
+
+def _begin_ranges(tf_keras: Any, network: Any, model: Any, work: Work) -> None:
+    """Sets every activation range to the mean over batches of the float network's smallest and largest value."""
+    variables = _activations(model)
+    names = list(variables)
+    watch = tf_keras.Model(network.inputs, [network.get_layer(name).output for name in names])
+    size = work.recipe.batch_size
+    picked = np.random.default_rng(work.seed).permutation(len(work.dataset.x_train))[: CALIBRATION_BATCHES * size]
+    lows, highs = [], []
+    for start in range(0, len(picked), size):
+        outputs = watch(work.dataset.x_train[np.sort(picked[start : start + size])], training=False)
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        lows.append([min(float(np.min(output)), 0.0) for output in outputs])
+        highs.append([max(float(np.max(output)), 0.0) for output in outputs])
+    for name, low, high in zip(names, np.mean(lows, axis=0), np.mean(highs, axis=0), strict=True):
+        variables[name][0].assign(low)
+        variables[name][1].assign(high)
+
+
+def _plain(model: Any, layer: Any, before: list[NDArray[Any]], kind: str) -> list[NDArray[Any]]:
+    """A layer's trained weights in Keras' order, out of its wrapper, with the zeros and clusters it had to keep."""
+    wrapper = next(found for found in model.layers if getattr(getattr(found, "layer", None), "name", "") == layer.name)
+    named = {weight.name.split(":")[0].rpartition("/")[2]: weight for weight in wrapper.weights}
+    values = [named[weight.name.split(":")[0].rpartition("/")[2]].numpy() for weight in layer.weights]
+    if kind == "clusters":
+        values[0] = _clustered(wrapper)
+    elif kind == "zeros":
+        values[0] = values[0] * (before[0] != 0)
+    return values
+
+
+def _clustered(wrapper: Any) -> NDArray[Any]:
+    """The kernel as its centroids have it now: the tool leaves the one before the last step in the layer."""
+    _, _, kept = wrapper._weight_vars[0]
+    centroids, original = kept["cluster_centroids_tf"], kept["ori_weights_vars_tf"]
+    if "sparsity_mask" in kept:
+        centroids.assign(centroids * kept["centroids_mask"])
+        original.assign(original * kept["sparsity_mask"])
+    implementation = kept["clst_impl"]
+    kernel: NDArray[Any] = implementation.get_clustered_weight(
+        implementation.get_pulling_indices(original), original
+    ).numpy()
+    return kernel
+
+
+def _limits(layer: Any, kernel: NDArray[Any]) -> list[float]:
+    """The largest magnitude the tool's weight quantizer sees: by output channel, or one for a dense layer."""
+    size = np.abs(kernel)
+    if type(layer).__name__ == "Dense":
+        return [float(size.max())]
+    return [float(value) for value in size.reshape(-1, size.shape[-1]).max(axis=0)]

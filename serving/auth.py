@@ -1,0 +1,54 @@
+"""Who may ask: an optional bearer token (RFC 6750), and which web pages' scripts may (CORS, off by default)."""
+
+from __future__ import annotations
+
+import hmac
+
+from serving.errors import RequestError
+
+Headers = list[tuple[bytes, bytes]]
+METHODS = (b"access-control-allow-methods", b"GET, POST")
+OPEN = frozenset(  # probes carry no token; the page is the same for everybody and asks for the token itself
+    ("/", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready", "/openapi.json")
+)
+OPEN_FOLDER = "/page/"
+
+
+class Guard:
+    """Compares tokens in constant time and answers for other origins."""
+
+    def __init__(self, token: str = "", cors_origins: str = "") -> None:
+        self._token = token.encode()
+        self._origins = frozenset(origin.strip() for origin in cors_origins.split(",") if origin.strip())
+
+    def admit(self, path: str, header: bytes) -> None:
+        """Lets through a request to `path` with this `Authorization` header.
+
+        Raises:
+            RequestError: 401 `token_missing` or `token_wrong`.
+        """
+        if not self._token or path in OPEN or path.startswith(OPEN_FOLDER):
+            return
+        scheme, _, given = header.partition(b" ")
+        challenge = {"www-authenticate": 'Bearer realm="modelkiln"'}
+        if scheme.lower() != b"bearer":
+            raise RequestError(401, "token_missing", "send the header Authorization: Bearer <token>", challenge)
+        if not hmac.compare_digest(given.strip(), self._token):
+            raise RequestError(401, "token_wrong", "the token is not the one this service takes", challenge)
+
+    def cors(self, origin: bytes, preflight: bool) -> Headers:
+        """Headers for a page of `origin`; none if it may not ask, so that its browser keeps the answer from it."""
+        if not self._origins or not origin:
+            return []
+        if "*" not in self._origins and origin.decode("latin-1") not in self._origins:
+            return [(b"vary", b"origin")]
+        headers = [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
+        if preflight:
+            headers += [
+                METHODS,
+                (b"access-control-allow-headers", b"authorization, content-type, x-request-id, traceparent"),
+                (b"access-control-max-age", b"600"),
+            ]
+        else:
+            headers.append((b"access-control-expose-headers", b"retry-after, x-request-id"))
+        return headers

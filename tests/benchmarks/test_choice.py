@@ -1,0 +1,113 @@
+"""Choosing by budgets from results, and the policy that comes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import catalog
+from benchmarks import choose
+from benchmarks.results import Results
+from catalog import KilnError, Policy, Store, Variant, from_json
+
+
+@pytest.fixture
+def shelf(tiny_store: Store, golden: Results, tmp_path: Path) -> Store:
+    """A store that holds the golden run's mobilenetv2, by its cards."""
+    import json
+
+    card = json.loads((tiny_store.model_dir("tiny") / catalog.CARD).read_text())
+    rows = [row for row in golden.rows if row.variant.model == "mobilenetv2" and row.status == "ok"]
+    folder = tmp_path / "mobilenetv2"
+    catalog.write_atomic(
+        folder / catalog.CARD,
+        json.dumps({**card, "model": "mobilenetv2", "weights_sha256": rows[0].parent_sha256}),
+    )
+    variant = json.loads((tiny_store.variant_dir(Variant("tiny", "onnx")) / catalog.CARD).read_text())
+    for row in rows:
+        told = {**variant, "variant": dataclasses.asdict(row.variant), "parent_sha256": row.parent_sha256}
+        catalog.write_atomic(folder / "variants" / row.variant.version / catalog.CARD, json.dumps(told))
+    return Store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "version"),
+    [
+        ({}, "onnx-int8"),
+        ({"max_accuracy_drop": 0.1}, "litert-fp32"),
+        ({"max_accuracy_drop": 0.1, "objective": "size"}, "onnx-fp32"),
+        ({"objective": "accuracy"}, "litert-fp32"),
+        ({"objective": "accuracy", "max_size_bytes": 3_000_000}, "onnx-int8"),
+        ({"objective": "throughput"}, "onnx-int8"),
+    ],
+)
+def test_the_best_within_the_budgets(shelf: Store, golden: Results, asked: dict[str, Any], version: str) -> None:
+    choice = choose.choose(golden, Policy("mobilenetv2", **{"max_accuracy_drop": 0.5, **asked}), shelf)
+    assert choice.taken.variant.version == version and choice.why.startswith(f"{version} is the ")
+    reasons = {row.variant.version: why for row, why in choice.others}
+    assert reasons["keras-fp32"] == "keras is not served"
+    assert reasons["litert-int8"].startswith("the converter refused")
+    assert "agrees with its parent" in reasons["prune80-onnx-int8"]
+
+
+def test_what_serving_could_not_take_is_not_chosen(shelf: Store, golden: Results) -> None:
+    (shelf.model_dir("mobilenetv2") / "variants" / "onnx-int8" / catalog.CARD).unlink()
+    choice = choose.choose(golden, Policy("mobilenetv2", max_accuracy_drop=0.5), shelf)
+    assert choice.taken.variant.version == "litert-fp32"
+    rows = [dataclasses.replace(row, parent_sha256="f" * 64) for row in golden.rows]
+    with pytest.raises(KilnError, match="other weights than the model has now"):
+        choose.choose(dataclasses.replace(golden, rows=rows), Policy("mobilenetv2"), shelf)
+
+
+def test_budgets_that_nothing_meets_say_what_misses_them(shelf: Store, golden: Results) -> None:
+    with pytest.raises(KilnError, match=r"onnx-int8: loses 0\.38 points, 0\.1 are allowed") as caught:
+        choose.choose(golden, Policy("mobilenetv2", max_accuracy_drop=0.1, max_size_bytes=3_000_000), shelf)
+    assert "onnx-fp32: 9,080 kB, 3,000 are allowed" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("3MB", 3_000_000), ("300 kB", 300_000), ("2.5MiB", 2_621_440), ("4096", 4096), ("1gb", 10**9)]
+)
+def test_sizes_as_people_write_them(text: str, size: int) -> None:
+    assert choose.size_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-3MB", "3 apples", "0", "1e3"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(KilnError, match="is no size"):
+        choose.size_of(text)
+
+
+def test_the_last_run_comes_before_committed_ones_and_the_newest_of_those(tmp_path: Path, golden: Results) -> None:
+    old, new = (dataclasses.replace(golden, created=f"2026-01-0{day}T00:00:00Z") for day in (1, 2))
+    new.write(tmp_path / "results" / "a.json")
+    old.write(tmp_path / "results" / "b.json")
+    last = tmp_path / "reports.json"
+    assert choose.measured("lenet", None, last, tmp_path)[0] == new
+    old.write(last)
+    assert choose.measured("lenet", None, last, tmp_path)[1] == last
+    assert choose.measured("lenet", tmp_path / "results" / "b.json", last, tmp_path)[0] == old
+    with pytest.raises(KilnError, match=r"no results of 'vgg16' \(there are: lenet, mobilenetv2, simcnn\)"):
+        choose.measured("vgg16", None, last, tmp_path)
+
+
+def test_the_command_writes_the_policy_serving_reads(
+    shelf: Store, golden: Results, benchmarks_command, tmp_path: Path
+) -> None:
+    golden.write(tmp_path / "run.json")
+    kept = Policy("mobilenetv2", canary="onnx-fp32", canary_share=0.25)
+    catalog.write_atomic(shelf.model_dir("mobilenetv2") / catalog.POLICY, catalog.to_json(kept))
+    arguments = ["choose", "mobilenetv2", "--max-accuracy-drop", "0.5", "--max-size", "3MB", "--store", shelf.root]
+    done = benchmarks_command(*arguments, "--objective", "latency", "--results", tmp_path / "run.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "mobilenetv2/onnx-int8"
+    assert "not onnx-fp32: 9,080 kB, 3,000 are allowed" in done.stdout
+    policy = shelf.policy("mobilenetv2")
+    assert policy is not None and policy.objective == "latency" and policy.max_size_bytes == 3_000_000
+    assert (policy.canary, policy.canary_share) == ("onnx-fp32", 0.25) and "choose mobilenetv2" in policy.command
+    best = min((row for row in policy.rows if policy.allows(row, 90.12)), key=lambda row: policy.rank(row) or (9e9, ""))
+    assert best.variant.version == "onnx-int8"
+    assert from_json(Policy, __import__("json").loads(catalog.to_json(policy))) == policy

@@ -1,0 +1,124 @@
+"""Runs held against each other: regressions in calibration kernels, and whether repetitions agree."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from benchmarks import regress, results
+from benchmarks.repeat import agreement, repeated
+from benchmarks.results import Results, Settings
+from catalog import ROOT, KilnError, Store
+
+NAME = "mobilenetv2/onnx-int8"
+
+
+def changed(run: Results, factor: float, kernel: float = 1.0, name: str = "") -> Results:
+    """The run as a machine `kernel` times slower would have it, with one variant (or all) slower by `factor` beyond."""
+    details = {}
+    for key, detail in run.details.items():
+        by = kernel * (factor if name in ("", key) else 1.0)
+        passes = [
+            dataclasses.replace(
+                one,
+                p50_ms=one.p50_ms * by,
+                images_per_s_at={batch: rate / by for batch, rate in one.images_per_s_at.items()},
+                kernel_ms=one.kernel_ms * kernel,
+            )
+            for one in detail.passes
+        ]
+        low, high = detail.p50_low_ms * by, detail.p50_high_ms * by
+        details[key] = dataclasses.replace(detail, passes=passes, p50_low_ms=low, p50_high_ms=high)
+    rows = [
+        dataclasses.replace(row, p50_ms=row.p50_ms * kernel * (factor if name in ("", str(row.variant)) else 1.0))
+        if row.p50_ms
+        else row
+        for row in run.rows
+    ]
+    return dataclasses.replace(run, details=details, rows=rows)
+
+
+def test_a_slower_machine_is_no_regression(golden: Results) -> None:
+    changes = regress.compared(golden, changed(golden, 1.0, kernel=3.0))
+    assert len(changes) == 2 * len(golden.details)
+    assert all(change.ratio == pytest.approx(1) and not change.regressed and not change.improved for change in changes)
+
+
+def test_a_slower_variant_is_one(golden: Results) -> None:
+    changes = regress.compared(golden, changed(golden, 1.2, kernel=0.5, name=NAME))
+    assert {(change.name, change.figure) for change in changes if change.regressed} == {
+        (NAME, "p50"),
+        (NAME, "Offline"),
+    }
+    faster = regress.compared(golden, changed(golden, 1 / 1.2, name=NAME))
+    assert {change.name for change in faster if change.improved} == {NAME} and not any(c.regressed for c in faster)
+
+
+def test_noise_is_none(golden: Results) -> None:
+    """The best pass of now has to be slower than the worst of then."""
+    slower = changed(golden, 1.2)
+    detail = slower.details[NAME]
+    noisy = dataclasses.replace(detail, passes=[*detail.passes[:2], golden.details[NAME].passes[2]])
+    found = regress.compared(golden, dataclasses.replace(slower, details={**slower.details, NAME: noisy}))
+    assert not any(change.regressed for change in found if change.name == NAME)
+    assert all(change.regressed for change in found if change.name != NAME)
+
+
+def test_one_pass_alone_is_judged_more_mildly(golden: Results) -> None:
+    def first(run: Results) -> Results:
+        details = {k: dataclasses.replace(d, passes=d.passes[:1]) for k, d in run.details.items()}
+        return dataclasses.replace(run, details=details)
+
+    assert not any(c.regressed for c in regress.compared(first(golden), first(changed(golden, 1.2))))
+    assert all(c.regressed for c in regress.compared(first(golden), first(changed(golden, 1.3))))
+
+
+def test_runs_that_cannot_be_compared_say_why(golden: Results) -> None:
+    with pytest.raises(KilnError, match="one run had 2 threads, the other 4"):
+        regress.compared(golden, dataclasses.replace(golden, threads=4))
+    with pytest.raises(KilnError, match="no measured variant in common"):
+        regress.compared(golden, dataclasses.replace(golden, details={}))
+    old = results.read(Path(__file__).parent / "golden" / "results.json")
+    with pytest.raises(KilnError, match="without the calibration kernel"):
+        regress.compared(old, golden)
+
+
+def test_the_command_fails_on_a_regression_alone(golden: Results, benchmarks_command, tmp_path: Path) -> None:
+    golden.write(tmp_path / "then.json")
+    changed(golden, 1.3, name=NAME).write(tmp_path / "now.json")
+    worse = benchmarks_command("compare", "--against", tmp_path / "then.json", "--results", tmp_path / "now.json")
+    assert worse.returncode == 1 and f"{NAME} (p50, 1.30×)" in worse.stderr and "lenet/" not in worse.stderr
+    assert f"{NAME}, p50" in worse.stdout
+    better = benchmarks_command("compare", "--against", tmp_path / "now.json", "--results", tmp_path / "then.json")
+    assert better.returncode == 0 and "faster" in better.stdout
+
+
+def test_agreement_is_of_ratios_and_of_order(golden: Results) -> None:
+    same = agreement([golden, changed(golden, 1.0, kernel=2.0), golden])
+    assert same.holds and max(same.spreads.values()) == pytest.approx(0) and not same.swapped
+    assert "mobilenetv2/onnx-fp32" not in same.spreads and NAME in same.spreads
+    apart = agreement([golden, changed(golden, 1.2, name=NAME)])
+    assert not apart.holds and apart.spreads[NAME] == pytest.approx(0.2) and not apart.swapped
+    swapped = agreement([golden, changed(golden, 2.5, name=NAME)])
+    assert {left for pair in swapped.swapped for left in pair} >= {NAME} and not swapped.holds
+
+
+def test_variants_that_one_run_lacks_are_left_out(golden: Results) -> None:
+    details = {name: detail for name, detail in golden.details.items() if name != NAME}
+    found = agreement([golden, dataclasses.replace(golden, details=details)])
+    assert NAME not in found.spreads and found.holds
+
+
+@pytest.mark.slow
+@pytest.mark.cifar10
+def test_three_runs_over_the_zoo_agree() -> None:
+    """Needs an otherwise idle machine, as every measurement does."""
+    import os
+
+    if "CIFAR10_DIR" not in os.environ:
+        pytest.skip("CIFAR10_DIR names no folder")
+    runs = repeated(Store(ROOT / "zoo"), ["lenet", "simcnn"], 3, 2, Settings(single_seconds=2.0, offline_seconds=0.1))
+    found = agreement(runs)
+    assert found.spreads and found.holds, found

@@ -1,0 +1,194 @@
+"""The machine's peak, what a variant asks of it, and the parts that measure beside the clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import energy, roofline, server, work
+from benchmarks.bench_latency import worth_trying
+from benchmarks.bound import bound
+from benchmarks.kernel import Kernel
+from benchmarks.machine import stolen_percent, ticks
+from benchmarks.results import Detail, Results, Roofline, Settings, Work
+from catalog import Measurement, Store, Variant
+
+PEAK = Roofline(1e11, 4e11, {"1000000": 1e11, "100000000": 1e10}, {}, 1.0)
+
+
+def measured(precision: str, macs: int, weights: int, activations: int, p50_ms: float) -> tuple[Measurement, Detail]:
+    row = Measurement(Variant("m", "onnx", precision), "ok", p50_ms=p50_ms, images_per_s=2e3 / p50_ms, offline_batch=4)
+    detail = Detail(0, 1.0, 1, {}, 1, True, 1.0, 1.0, 1.0, 1.0, 0.1, 1, work=Work(macs, weights, activations))
+    return row, detail
+
+
+@pytest.mark.parametrize(
+    ("precision", "macs", "weights", "activations", "by", "compute", "memory"),
+    [
+        ("fp32", 80_000_000, 1000, 1000, "compute", 0.8, 0.00012),
+        ("int8", 80_000_000, 1000, 1000, "overhead", 0.2, 0.00003),
+        ("fp32", 1_000_000, 2_000_000, 10, "memory", 0.01, 0.8),  # 8 MB: beyond the cache of 1 MB
+        ("fp32", 1_000_000, 200_000, 10, "overhead", 0.01, 0.008),  # 0.8 MB, ten times as fast
+    ],
+)
+def test_one_by_one(
+    precision: str, macs: int, weights: int, activations: int, by: str, compute: float, memory: float
+) -> None:
+    found = bound(*measured(precision, macs, weights, activations, 1.0), PEAK, offline=False)
+    assert found is not None and found.by == by and found.macs_per_s == macs * 1000
+    assert found.compute == pytest.approx(compute) and found.memory == pytest.approx(memory, rel=0.1)
+
+
+def test_in_batches_weights_are_read_once_a_batch() -> None:
+    row, detail = measured("fp32", 1_000_000, 2_000_000, 10, 1.0)
+    alone, together = (bound(row, detail, PEAK, offline) for offline in (False, True))
+    assert alone and together
+    assert together.memory == pytest.approx(alone.memory / 4 * 2, rel=0.01)  # a fourth of it, twice as often
+    assert together.compute == pytest.approx(2 * alone.compute)
+
+
+def test_no_bound_without_a_peak_or_the_work() -> None:
+    row, detail = measured("fp32", 10, 10, 10, 1.0)
+    assert bound(row, detail, None, True) is None
+    assert bound(row, dataclasses.replace(detail, work=None), PEAK, True) is None
+    assert bound(dataclasses.replace(row, p50_ms=None), detail, PEAK, False) is None
+
+
+def test_this_machine_has_a_peak() -> None:
+    found = roofline.measure(1, 0.02)
+    assert found.fp32_macs_per_s > 1e8 and found.int8_macs_per_s > 1e8
+    assert list(map(int, found.copy_bytes_per_s)) == list(roofline.SETS) and min(found.copy_bytes_per_s.values()) > 1e8
+    assert set(found.how) == {"fp32", "int8", "copy"}
+
+
+def convolutions(quantized: bool) -> Any:
+    """2 x 4 x 4 inputs through Conv(3 of 2 x 3 x 3, same), MaxPool 2, Gemm(5)."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    kernel = np.ones((3, 2, 3, 3), np.int8 if quantized else np.float32)
+    dense = numpy_helper.from_array(np.ones((5, 12), np.float32), "dense")
+    weights = [numpy_helper.from_array(kernel, "kernel"), dense]
+    nodes = [
+        helper.make_node("Conv", ["x", "k" if quantized else "kernel"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MaxPool", ["b"], ["c"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["c"], ["d"]),
+        helper.make_node("Gemm", ["d", "dense"], ["y"], transB=1),
+    ]
+    if quantized:
+        nodes.insert(0, helper.make_node("DequantizeLinear", ["kernel", "scale"], ["k"]))
+        weights.append(numpy_helper.from_array(np.float32(1), "scale"))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_work_is_counted_in_the_graph(tmp_path: Path, quantized: bool) -> None:
+    (tmp_path / "m.onnx").write_bytes(convolutions(quantized).SerializeToString())
+    macs = 3 * 4 * 4 * (2 * 3 * 3) + 5 * 12
+    assert work.counted(tmp_path / "m.onnx") == Work(macs, 3 * 2 * 9 + 60, 3 * 16 + 3 * 4 + 5)
+
+
+def test_a_variant_without_a_graph_is_given_its_sibling_s(tiny_store: Store) -> None:
+    cards = {card.variant.version: card for card in readable(tiny_store)}
+    own = work.of(tiny_store, cards["onnx-fp32"], 1, 1)
+    assert own is not None and own.exact and own.macs == 30_720 == own.weight_elements
+    int8 = work.of(tiny_store, cards["onnx-int8"], 1, 1)
+    assert int8 == dataclasses.replace(own, exact=False)
+    garbage = work.of(tiny_store, cards["garbage-onnx-fp32"], 1, 1)
+    assert garbage is None  # another transform is another network
+
+
+def readable(store: Store) -> list[Any]:
+    import catalog
+
+    folders = [path for path in store.root.glob("tiny/variants/*/card.json") if path.parent.name != "keras-fp32"]
+    return [catalog.read_card(catalog.VariantCard, path) for path in folders]
+
+
+def test_the_kernel_takes_its_time_between_and_is_one_figure() -> None:
+    kernel = Kernel()
+    for _ in range(3):
+        kernel.sample()
+    assert len(kernel._times) == 1  # the others came too soon
+    time.sleep(0.03)
+    kernel.sample()
+    assert len(kernel._times) == 2 and 0.001 < kernel.median_ms < 100
+
+
+def test_doubling_goes_on_while_two_doublings_gain() -> None:
+    assert not worth_trying({})
+    assert worth_trying({1: 100.0, 2: 100.0})  # one step without a gain is no end
+    assert worth_trying({1: 100.0, 2: 103.0, 4: 106.0})
+    assert not worth_trying({1: 100.0, 2: 103.0, 4: 104.0})
+    assert not worth_trying({1: 1.0, 2: 1.6, 4: 1.3})
+    assert not worth_trying({1: 0.1, 2: 0.2, 4: 0.4})  # ten seconds a batch
+
+
+def test_rapl_is_read_over_its_wrap_and_refusals_are_no_meter(tmp_path: Path) -> None:
+    zone = tmp_path / "intel-rapl:0"
+    zone.mkdir()
+    for name, text in (("name", "package-0"), ("max_energy_range_uj", "1000000"), ("energy_uj", "900000")):
+        (zone / name).write_text(text + "\n")
+    (tmp_path / "intel-rapl:0:0").mkdir()
+    (tmp_path / "intel-rapl:1").mkdir()  # without its files
+    meters = energy.meters(tmp_path, "no-such-library.so")
+    assert list(meters) == ["rapl package-0"]
+    first = meters["rapl package-0"]()
+    (zone / "energy_uj").write_text("100000")
+    assert meters["rapl package-0"]() - first == pytest.approx(0.2)
+    assert energy.meters(tmp_path / "nothing", "no-such-library.so") == {}
+
+
+def test_stolen_time() -> None:
+    before, after = [10, 0, 10, 100, 0, 0, 0, 0, 0, 0], [40, 0, 20, 150, 0, 0, 0, 10, 5, 0]
+    assert stolen_percent(before, after) == 10.0
+    assert stolen_percent([], []) is None and stolen_percent(before, before) is None
+    assert ticks(Path("/nowhere")) == []
+
+
+def test_the_load_held_is_below_what_the_variant_can_and_above_none() -> None:
+    def run(first: int, size: int) -> None:
+        end = time.perf_counter() + 0.001 * size
+        while time.perf_counter() < end:
+            pass
+
+    found = server.search(run, 1000.0, 4, 50.0, 0.05)
+    assert 100 < found.rate <= 950 and found.p99_ms and found.p99_ms <= 50 and found.batch and found.batch >= 1
+    assert len(found.trials) <= 1 + server.STEPS
+    hopeless = server.search(run, 1000.0, 4, 0.5, 0.05)
+    assert (hopeless.rate, hopeless.p99_ms) == (0.0, None) and len(hopeless.trials) == 1 + server.STEPS
+
+
+def test_latencies_count_the_wait_of_an_open_loop() -> None:
+    sizes: list[int] = []
+    found = server.latencies(lambda first, size: time.sleep(0.02), 200.0, 40, 8, 0, batches=sizes)
+    assert len(found) == 40 == sum(sizes) and set(sizes) <= {1, 2, 4, 8} and max(sizes) > 1
+    assert found.min() >= 0.02 and np.median(found) > 0.02
+    assert len(server.latencies(lambda first, size: time.sleep(0.05), 1000.0, 100, 1, 0, patience_s=0.1)) < 10
+
+
+def test_more_variants_get_less_time_each() -> None:
+    few, many = Settings().fitting(8), Settings().fitting(60)
+    assert few.single_seconds == 3.0 and 0.5 <= many.single_seconds < 1
+    assert many.offline_seconds < few.offline_seconds
+
+
+def test_every_measured_row_of_the_golden_run_has_its_bounds(golden: Results) -> None:
+    from benchmarks.compare import groups
+
+    lines = [line for group in groups(golden) for line in group.lines if line.measured]
+    assert all(line.single and line.offline for line in lines)
+    by = {str(line.row.variant): line.offline.by for line in lines if line.offline}
+    assert by["lenet/onnx-int8"] == "overhead" and by["simcnn/onnx-fp32"] == "compute"

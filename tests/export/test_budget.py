@@ -1,0 +1,159 @@
+"""The best variant under a budget: who may race, who wins, what is written down, and layers given back for real."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import catalog
+from catalog import CARD, KilnError, Store, Variant, VariantCard
+from export import budget, pipeline, process
+from export.timing import Measure, measure
+from export.worker import EMPTY, Reply
+from tests.export.conftest import Run
+
+FAST = Variant("tiny", "openvino", "int8")
+INT8 = Variant("tiny", "onnx", "int8")
+MIXED = Variant("tiny", "onnx", "mixed")
+
+
+@pytest.fixture
+def copied(store: Store, tmp_path: Path) -> Store:
+    copy = Store(tmp_path / "store")
+    shutil.copytree(store.model_dir("tiny"), copy.model_dir("tiny"))
+    for card in copy.variants("tiny"):
+        file(copy, dataclasses.replace(card, validation_drop=0.1))
+    return copy
+
+
+def file(store: Store, card: VariantCard) -> None:
+    catalog.write_atomic(store.variant_dir(card.variant) / CARD, catalog.to_json(card))
+
+
+def card_of(store: Store, variant: Variant) -> VariantCard:
+    return catalog.read_card(VariantCard, store.variant_dir(variant) / CARD)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[Measure]:
+    """Stands in for the stopwatch: OpenVINO's int8 takes 1 ms, everything else 2."""
+    asked: list[Measure] = []
+
+    def ask(request: Any, *_: Any) -> Reply:
+        assert isinstance(request, Measure), "nothing had to be made"
+        asked.append(request)
+        fast = Path(request.folder).name == FAST.version
+        return Reply("", "", EMPTY, EMPTY, None, None, times_ms={str(request.batch): 1.0 if fast else 2.0})
+
+    monkeypatch.setattr(process, "ask", ask)
+    return asked
+
+
+def race(store: Store, objective: budget.Objective, allowed: float | None = 0.3) -> budget.Race:
+    options = pipeline.Options(allowed_drop=allowed)
+    variants = pipeline.wanted("tiny", ["onnx", "openvino"], [])
+    return budget.find(store, variants, options, objective, lambda _: None, lambda: None)
+
+
+def test_the_fastest_within_the_budget_wins_and_says_what_was_tried(copied: Store, timed: list[Measure]) -> None:
+    raced = race(copied, "latency")
+    assert raced.winner.variant == FAST and raced.winner == card_of(copied, FAST)
+    log = [step for step in raced.winner.search if "candidate" in step]
+    assert {step["candidate"] for step in log} == {card.variant.version for card in copied.variants("tiny")}
+    assert log[0] == {"objective": "latency", "candidate": FAST.version, "validation_drop": 0.1, "p50_ms": 1.0}
+    left_out = {step["candidate"]: step["left_out"] for step in log if "left_out" in step}
+    assert set(left_out) == {"keras-fp32", "savedmodel-fp32"}
+    assert any("damage" in step for step in raced.winner.search)  # the search for its calibration is kept
+    assert {request.batch for request in timed} == {1}
+    turns = [Path(request.folder).name for request in timed]
+    assert turns[: len(turns) // 3] == turns[len(turns) // 3 : 2 * len(turns) // 3][::-1]  # there and back
+    again = race(copied, "throughput")
+    assert [step["objective"] for step in again.winner.search if "candidate" in step] == ["throughput"] * len(log)
+    assert again.entries[0].figure == 32_000
+
+
+def test_over_budget_does_not_race(copied: Store, timed: list[Measure]) -> None:
+    file(copied, dataclasses.replace(card_of(copied, FAST), validation_drop=0.31))
+    raced = race(copied, "latency")
+    assert raced.winner.variant != FAST
+    verdicts = {entry.card.variant: entry.verdict for entry in raced.entries}
+    assert verdicts[FAST] == "over budget: drops by 0.31 points"
+    assert FAST.version not in {Path(request.folder).name for request in timed}
+    assert card_of(copied, FAST).status == "ok"  # being left out of a race is no fault
+
+
+def test_size_needs_no_stopwatch(copied: Store, timed: list[Measure]) -> None:
+    raced = race(copied, "size")
+    sizes = [card.size_bytes for card in copied.variants("tiny") if card.variant.format not in ("keras", "savedmodel")]
+    assert raced.winner.size_bytes == min(sizes) and not timed
+
+
+def test_int8_over_the_budget_asks_for_layers_back(copied: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    file(copied, dataclasses.replace(card_of(copied, INT8), validation_drop=1.5))
+    asked = []
+    true = pipeline.export
+
+    def export(store: Store, variants: list[Variant], options: pipeline.Options, *rest: Any) -> Any:
+        if variants != [MIXED]:
+            assert options.allowed_drop is None
+            return true(store, variants, options, *rest)
+        asked.append(options.allowed_drop)
+        return []
+
+    monkeypatch.setattr(pipeline, "export", export)
+    race(copied, "size")
+    assert asked == [0.3]
+    file(copied, dataclasses.replace(card_of(copied, INT8), validation_drop=0.2))
+    race(copied, "size")
+    assert asked == [0.3]  # int8 keeps the budget by itself
+
+
+def test_nothing_within_the_budget_says_what_comes_nearest(copied: Store, timed: list[Measure]) -> None:
+    for card in copied.variants("tiny"):
+        failed = card.variant == INT8  # so that there is no mixed one to be made
+        drop = 2.0 if card.variant == FAST else 3.0
+        file(copied, dataclasses.replace(card, validation_drop=drop, status="failed" if failed else "ok"))
+    options = pipeline.Options(allowed_drop=0.3)
+    with pytest.raises(
+        KilnError, match=r"by 0\.3 points at most and be served; nearest comes openvino-int8 with 2\.00"
+    ):
+        budget.find(copied, [FAST], options, "latency", lambda _: None, lambda: None)
+    assert not timed
+
+
+def test_an_objective_needs_a_budget(run: Run, store: Store) -> None:
+    for words in (["--objective", "latency"], ["--precisions", "mixed"]):
+        done = run("export", "tiny", *words, "--store", store.root)
+        assert done.returncode == 1 and "--max-accuracy-drop" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_stopwatch_runs_the_variant(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.timing.SECONDS", 0.05)
+    monkeypatch.setattr("export.timing.WARM_SECONDS", 0.05)
+    request = Measure(str(store.variant_dir(INT8)), "model.onnx", "onnx", 32, 32, 4, 1)
+    assert list(measure(request)) == ["4"] and 0 < measure(request)["4"] < 1000
+    assert request.keras_path == str(store.variant_dir(INT8) / "model.onnx")
+
+
+@pytest.mark.slow
+def test_layers_are_given_back_by_the_command(run: Run, copied: Store) -> None:
+    """A budget below what int8 loses makes a mixed variant with fewer layers in float than there are."""
+    shutil.rmtree(copied.model_dir("tiny") / "variants")
+    made = run("export", "tiny", "--formats", "onnx", "--precisions", "int8", "--store", copied.root)
+    assert made.returncode == 0, made.stderr
+    drop = card_of(copied, INT8).validation_drop
+    assert drop is not None
+    command = ["export", "tiny", "--formats", "onnx", "--precisions", "mixed", "--store", copied.root]
+    done = run(*command, "--max-accuracy-drop", max(drop - 0.01, 0))
+    card = card_of(copied, MIXED)
+    assert done.returncode == (0 if card.status == "ok" else 1), done.stderr
+    assert card.allowed_drop == max(drop - 0.01, 0) and card.settings["float_layers"] == card.search[-1]["float_layers"]
+    assert any("damage_alone" in step for step in card.search) == (drop > 0)
+    raced = run(
+        "export", "tiny", "--formats", "onnx", "--max-accuracy-drop", 5, "--objective", "size", "--store", copied.root
+    )
+    assert raced.returncode == 0 and "is the best by size" in " ".join(raced.stdout.split())

@@ -1,0 +1,313 @@
+"""Batches: nobody's answer is another's, nobody waits without need, for ever or for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from serving import batching, batching_thread
+from serving.batching import Lane, Limits
+from serving.batching_thread import Outcome
+from serving.errors import RequestError
+
+Images = NDArray[np.uint8]
+
+
+class Echo:
+    """A network that answers each image with its first pixel, and remembers its batches."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds, self.batches, self.threads = seconds, [], set()  # type: ignore[var-annotated]
+        self.free = threading.Event()
+        self.free.set()
+
+    def __call__(self, images: Images) -> NDArray[np.float32]:
+        self.batches.append(len(images))
+        self.threads.add(threading.current_thread())
+        time.sleep(self.seconds)
+        assert self.free.wait(30)
+        if (images[:, 0, 0, 2] == 66).any():
+            raise RuntimeError("a poisonous image")
+        return images[:, 0, 0].astype(np.float32)
+
+
+def image(tag: int, count: int = 1) -> Images:
+    """`count` images that differ, all tagged."""
+    made = np.zeros((count, 4, 4, 3), np.uint8)
+    made[:, 0, 0, 0], made[:, 0, 0, 1] = tag, np.arange(count)
+    return made
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    import uvloop
+
+    async def bounded() -> Any:
+        return await asyncio.wait_for(coroutine, 30)
+
+    return uvloop.run(bounded())
+
+
+async def asked(lane: Lane, images: Images, **options: Any) -> Outcome:
+    with lane:
+        return await lane.run(images, **options)
+
+
+async def refusal(work: Awaitable[Outcome]) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        await work
+    return caught.value
+
+
+SLOW = 50.0  # ms that a lane expects of an image: far too long for the event loop
+
+
+@pytest.mark.parametrize("expected_ms", [0.001, 1.0, SLOW], ids=["inline", "inline when alone", "in the thread"])
+def test_64_at_once_get_their_own_answers(expected_ms: float) -> None:
+    echo = Echo(0.0005)
+    lane = Lane(echo, expected_ms, Limits(max_batch=16))
+
+    async def client(tag: int) -> None:
+        for turn in range(20):
+            count = 1 + (tag + turn) % 3
+            outcome = await asked(lane, image(tag, count))
+            np.testing.assert_array_equal(outcome.probabilities[:, 0], tag)
+            np.testing.assert_array_equal(outcome.probabilities[:, 1], np.arange(count))
+            assert 1 <= outcome.batch <= 16 and outcome.queue_s >= 0
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(*(client(tag) for tag in range(64)))
+
+    run(main())
+    assert lane.tally.requests == 64 * 20 and lane.depth == lane.expected == 0
+    assert sum(echo.batches) == lane.tally.images
+    assert np.mean(echo.batches) > 8 and max(echo.batches) <= 16
+
+
+def test_alone_it_is_computed_at_once_and_on_the_event_loop() -> None:
+    echo = Echo()
+    lane = Lane(echo, 1.0, Limits(alone_ms=1e6))  # however slow this machine is now
+
+    async def main() -> list[float]:
+        turns: list[float] = []
+        ticking = asyncio.get_running_loop().call_soon(turns.append, 0.0)
+        for tag in range(5):
+            outcome = await asked(lane, image(tag))
+            assert (outcome.queue_s, outcome.batch) == (0.0, 1)
+        ticking.cancel()
+        return turns
+
+    assert run(main()) == []  # not one turn of the loop passed
+    assert echo.threads == {threading.current_thread()}
+
+
+def test_what_is_slow_is_computed_off_the_event_loop() -> None:
+    echo = Echo(0.2)
+    lane = Lane(echo, 200.0)
+
+    async def main() -> int:
+        turns, work = 0, asyncio.ensure_future(asked(lane, image(1)))
+        while not work.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+        return turns
+
+    assert run(main()) > 10
+    assert threading.current_thread() not in echo.threads
+
+
+def test_the_window_is_as_long_as_the_batch_before() -> None:
+    echo = Echo(0.05)
+    lane = Lane(echo, SLOW, Limits(max_batch=32))
+
+    async def main() -> None:
+        first = asyncio.ensure_future(asked(lane, image(0)))
+        await asyncio.sleep(0.01)
+        rest = [asyncio.ensure_future(asked(lane, image(tag))) for tag in range(1, 21)]
+        assert (await first).batch == 1
+        assert {(await other).batch for other in rest} == {20}
+
+    run(main())
+    assert echo.batches == [1, 20]
+
+
+def test_a_request_larger_than_a_batch_is_computed_in_pieces() -> None:
+    echo = Echo()
+    lane = Lane(echo, 0.001, Limits(max_batch=8))
+    outcome = run(asked(lane, image(3, 21)))
+    np.testing.assert_array_equal(outcome.probabilities[:, 1], np.arange(21))
+    assert echo.batches == [8, 8, 5]
+
+
+def test_21_a_full_queue_refuses_at_once() -> None:
+    echo = Echo()
+    lane = Lane(echo, SLOW, Limits(max_batch=1, max_queue=4))
+
+    async def main() -> None:
+        echo.free.clear()
+        taken = [asyncio.ensure_future(asked(lane, image(0)))]
+        await asyncio.sleep(0.05)
+        taken += [asyncio.ensure_future(asked(lane, image(tag))) for tag in range(1, 5)]
+        await asyncio.sleep(0)
+        begun = time.perf_counter()
+        error = await refusal(asked(lane, image(9)))
+        assert time.perf_counter() - begun < 0.05
+        assert (error.status, error.code) == (429, "queue_full") and int(error.headers["retry-after"]) >= 1
+        echo.free.set()
+        assert [(await work).probabilities[0, 0] for work in taken] == [0, 1, 2, 3, 4]
+
+    run(main())
+
+
+def test_22_past_its_deadline_a_request_is_answered_and_not_computed() -> None:
+    echo = Echo()
+    lane = Lane(echo, SLOW, Limits(max_batch=1, deadline_s=5.0))
+
+    async def main() -> None:
+        echo.free.clear()
+        running = asyncio.ensure_future(asked(lane, image(0)))
+        await asyncio.sleep(0.02)
+        patient = asyncio.ensure_future(asked(lane, image(1)))
+        begun = time.perf_counter()
+        error = await refusal(asked(lane, image(2), deadline_s=0.1))
+        assert 0.08 < time.perf_counter() - begun < 0.4  # while the first is still being computed
+        assert (error.status, error.code) == (503, "deadline_passed")
+        echo.free.set()
+        assert (await running).probabilities[0, 0] == 0 and (await patient).probabilities[0, 0] == 1
+
+    run(main())
+    assert echo.batches == [1, 1] and lane.tally.refused == 1
+
+
+def test_22_deadlines_that_have_passed_on_arrival() -> None:
+    lane = Lane(Echo(0.001), SLOW, Limits(max_batch=4))
+
+    async def main() -> list[Outcome | BaseException]:
+        work = [asked(lane, image(tag), deadline_s=(0.0, 1e-6, 5.0)[tag % 3]) for tag in range(60)]
+        return await asyncio.gather(*work, return_exceptions=True)
+
+    answers = run(main())
+    assert all(isinstance(answer, Outcome) for answer in answers[2::3])
+    codes = {answer.code for answer in answers if isinstance(answer, RequestError)}
+    assert codes == {"deadline_passed"} and lane.depth == lane.expected == 0
+
+
+def test_23_a_computation_that_hangs_is_given_up_and_its_slot_is_free() -> None:
+    echo = Echo()
+    lane = Lane(echo, SLOW, Limits(compute_timeout_s=0.2))
+
+    async def main() -> None:
+        echo.free.clear()
+        error = await refusal(asked(lane, image(0)))
+        assert (error.status, error.code) == (504, "inference_timeout")
+        hung = set(echo.threads)
+        echo.free.set()  # for the next one; the hung one returns late and finds nobody
+        assert (await asked(lane, image(1))).probabilities[0, 0] == 1
+        assert echo.threads > hung
+        await asyncio.sleep(0.05)
+
+    run(main())
+    assert not lane._stuck and lane.tally.failures == 1
+
+
+def test_23_a_model_that_hangs_again_and_again_is_not_given_more() -> None:
+    echo = Echo()
+    lane = Lane(echo, SLOW, Limits(compute_timeout_s=0.05))
+
+    async def main() -> None:
+        echo.free.clear()
+        for _ in range(batching._MAX_STUCK):
+            assert (await refusal(asked(lane, image(0)))).status == 504
+        error = await refusal(asked(lane, image(0)))
+        assert (error.status, error.code) == (503, "model_stuck")
+        echo.free.set()
+        await asyncio.sleep(0.1)
+        assert (await asked(lane, image(5))).probabilities[0, 0] == 5
+
+    run(main())
+
+
+def test_26_a_client_that_left_is_not_computed_for() -> None:
+    echo = Echo()
+    lane = Lane(echo, SLOW, Limits(max_batch=1))
+
+    async def main() -> None:
+        echo.free.clear()
+        running = asyncio.ensure_future(asked(lane, image(0)))
+        await asyncio.sleep(0.02)
+        left = asyncio.ensure_future(asked(lane, image(1), gone=lambda: True))
+        cancelled = asyncio.ensure_future(asked(lane, image(2)))
+        stays = asyncio.ensure_future(asked(lane, image(3)))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        echo.free.set()
+        assert (await stays).probabilities[0, 0] == 3 and (await running).probabilities[0, 0] == 0
+        assert (await refusal(left)).code == "deadline_passed"
+
+    run(main())
+    assert echo.batches == [1, 1] and lane.depth == lane.expected == 0
+
+
+def test_one_request_that_fails_fails_alone() -> None:
+    echo = Echo()
+    lane = Lane(echo, SLOW)
+
+    async def main() -> None:
+        poison = image(1)
+        poison[0, 0, 0, 2] = 66
+        echo.free.clear()
+        first = asyncio.ensure_future(asked(lane, image(0)))
+        await asyncio.sleep(0.02)
+        rest = [asyncio.ensure_future(asked(lane, images)) for images in (image(2), poison, image(3))]
+        await asyncio.sleep(0)
+        echo.free.set()
+        answers = await asyncio.gather(first, *rest, return_exceptions=True)
+        assert isinstance(answers[2], RuntimeError)
+        assert [a.probabilities[0, 0] for a in answers if isinstance(a, Outcome)] == [0, 2, 3]
+
+    run(main())
+
+
+def test_an_idle_thread_ends_and_keeps_nothing_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching_thread, "IDLE_S", 0.05)
+    echo = Echo()
+    lane = Lane(echo, SLOW)
+    run(asked(lane, image(1)))
+    (thread,) = echo.threads
+    thread.join(5)
+    assert not thread.is_alive()
+    assert run(asked(lane, image(2))).probabilities[0, 0] == 2
+    gone, made = weakref.ref(lane), list(echo.threads)
+    del lane
+    for other in made:
+        other.join(5)
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_more_ask_the_more_are_computed_together() -> None:
+    """A call costs 2 ms whatever it holds; clients that wait for each other's calls share them."""
+    shared = {}
+    for clients in (1, 8, 64):
+        echo = Echo(0.002)
+        lane = Lane(echo, SLOW, Limits(max_batch=64))
+
+        async def client(lane: Lane = lane) -> None:
+            for _ in range(10):
+                await asked(lane, image(7))
+
+        async def main(clients: int = clients) -> None:
+            await asyncio.gather(*(client() for _ in range(clients)))
+
+        run(main())
+        shared[clients] = np.mean(echo.batches)
+    assert shared[1] == 1 and shared[8] > 4 and shared[64] > 32

@@ -1,0 +1,93 @@
+"""The manifests fit their schemas, each other, and the service's own settings and routes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from catalog import ROOT
+from serving import openapi, openapi_v2
+from serving.settings import PREFIX, Settings
+
+SCHEMA = json.loads((ROOT / "deploy" / "schemas" / "manifests.json").read_text())
+MANIFESTS = {
+    f"{path.stem}-{document['kind']}": document
+    for path in sorted((ROOT / "deploy").glob("k*/*.yaml"))
+    for document in yaml.safe_load_all(path.read_text())
+}
+KINDS = {"Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler", "InferenceService"}
+
+
+def of(kind: str) -> dict[str, Any]:
+    (found,) = [document for document in MANIFESTS.values() if document["kind"] == kind]
+    return dict(found)
+
+
+def containers() -> list[dict[str, Any]]:
+    inference = of("InferenceService")["spec"]["predictor"]
+    return [*of("Deployment")["spec"]["template"]["spec"]["containers"], *inference["containers"]]
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert {document["kind"] for document in MANIFESTS.values()} == KINDS
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_manifest_fits(name: str) -> None:
+    jsonschema.validate(MANIFESTS[name], SCHEMA)
+
+
+def test_slips_of_the_pen_are_found() -> None:
+    for change in (
+        lambda pod: pod.update(terminationGracePeriod=40),
+        lambda pod: pod["containers"][0].pop("image"),
+        lambda pod: pod["containers"][0]["env"][0].update(value=2),
+        lambda pod: pod["containers"][0]["readinessProbe"]["httpGet"].update(path="readyz"),
+        lambda pod: pod["containers"][0]["resources"]["limits"].update(memory="1 GB"),
+    ):
+        broken = copy.deepcopy(of("Deployment"))
+        change(broken["spec"]["template"]["spec"])
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(broken, SCHEMA)
+
+
+def test_labels_ports_and_names_meet() -> None:
+    deployment, service = of("Deployment"), of("Service")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels == service["spec"]["selector"]
+    assert of("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
+    assert of("HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    pod = deployment["spec"]["template"]["spec"]
+    assert service["spec"]["ports"][0]["targetPort"] == pod["containers"][0]["ports"][0]["name"]
+    mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_settings_and_probes_are_the_services() -> None:
+    described = openapi.describe(Settings(), openapi_v2.paths(), openapi_v2.schemas())["paths"]
+    for container in containers():
+        told = {entry["name"]: entry.get("value", "") for entry in container["env"] if entry["name"].startswith(PREFIX)}
+        settings = Settings.from_environment(told)
+        assert {name.removeprefix(PREFIX).lower() for name in told} <= {f.name for f in dataclasses.fields(Settings)}
+        assert settings.workers * settings.threads <= int(container["resources"]["limits"]["cpu"])
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            if probe in container:
+                assert "get" in described[container[probe]["httpGet"]["path"]]
+
+
+def test_the_pod_waits_longer_than_the_service_and_the_balancer_notices_in_time() -> None:
+    pod = of("Deployment")["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    settings = Settings.from_environment({entry["name"]: entry.get("value", "") for entry in container["env"]})
+    assert pod["terminationGracePeriodSeconds"] > settings.grace_s > settings.drain_s
+    probe = container["readinessProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] < settings.drain_s
+    concurrency = of("InferenceService")["spec"]["predictor"]["containerConcurrency"]
+    assert concurrency == int({e["name"]: e["value"] for e in containers()[1]["env"]}["MODELKILN_MAX_INFLIGHT"])

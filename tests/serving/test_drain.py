@@ -1,0 +1,147 @@
+"""The life of workers: a death, a crash loop, and ends under load (faults 27 to 31, 34)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from tests.serving import processes, stores
+from tests.serving.pictures import plain
+from tests.serving.processes import Running
+
+TRUST = httpx.create_ssl_context()  # a client would make its own, which takes longer than what is measured
+
+
+@pytest.fixture(scope="module")
+def slow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`colours` answers by default; `slow` takes as long as its image is bright."""
+    store = tmp_path_factory.mktemp("slow-store")
+    stores.write_variant(store, stores.write_model(store, "colours", top1=95), stores.network(32, 32, 10 * np.eye(3)))
+    stores.write_variant(store, stores.write_model(store, "slow", top1=50), stores.slow_network(32, 32, 3))
+    return store
+
+
+def events(running: Running, word: str) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in running.log.read_text().splitlines() if line.startswith("{")]
+    return [line for line in lines if word in str(line["message"])]
+
+
+def workers(running: Running) -> list[int]:
+    children = psutil.Process(running.process.pid).children()
+    return sorted(child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE)
+
+
+def wait_for(what, within_s: float) -> float:
+    begun = time.monotonic()
+    while not what():
+        assert time.monotonic() - begun < within_s, "waited in vain"
+        time.sleep(0.02)
+    return time.monotonic() - begun
+
+
+class Load:
+    """Clients that ask again and again, each over its own connection, until nobody listens."""
+
+    def __init__(self, url: str, clients: int = 6) -> None:
+        self.seen: Counter[str] = Counter()
+        self._url, self._stop = url, threading.Event()
+        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(clients)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+            assert not thread.is_alive(), "a request hangs"
+
+    def _ask(self) -> None:
+        with httpx.Client(timeout=20, verify=TRUST) as client:
+            while not self._stop.is_set():
+                try:
+                    self.seen[str(client.post(f"{self._url}/predict", content=plain()).status_code)] += 1
+                except httpx.ConnectError:
+                    self.seen["refused"] += 1
+                    time.sleep(0.05)
+                except httpx.HTTPError as error:
+                    self.seen[type(error).__name__] += 1
+
+
+def test_27_and_29_a_worker_is_killed_and_the_end_under_load(slow_store: Path, tmp_path: Path) -> None:
+    settings = {"MODELKILN_STORE": str(slow_store), "MODELKILN_WORKERS": "2", "MODELKILN_DRAIN_S": "1"}
+    with processes.serving(tmp_path, settings=settings) as running:
+        wait_for(lambda: len(events(running, "is ready")) == 2, 60)
+        before = workers(running)
+        with Load(running.url) as load:
+            time.sleep(0.3)
+            os.kill(before[0], signal.SIGKILL)
+            wait_for(lambda: set(workers(running)) - set(before), 3)  # BentoML alone takes ten seconds to notice
+            wait_for(lambda: len(events(running, "is ready")) == 3, 60)
+        assert len(workers(running)) == 2 and before[1] in workers(running)
+        lost = sum(count for outcome, count in load.seen.items() if outcome != "200")
+        assert lost <= 6 and load.seen["200"] > 50, load.seen  # what the dead worker held, and no more
+        assert events(running, f"worker {before[0]} died")
+
+        readiness: list[int] = []
+        with Load(running.url) as load, httpx.Client(base_url=running.url, timeout=5) as probe:
+            probe.get("/readyz")
+            time.sleep(0.3)
+            running.process.send_signal(signal.SIGTERM)
+            while 503 not in readiness:
+                readiness.append(probe.get("/readyz").status_code)
+            assert running.process.wait(15) == 0
+        assert set(load.seen) <= {"200", "refused"}, load.seen  # every request that was taken was answered
+    assert "Traceback" not in running.log.read_text()
+
+
+@pytest.mark.slow  # the server's start is all it costs, but there are many of those
+def test_30_the_end_with_an_inference_that_hangs(slow_store: Path, tmp_path: Path) -> None:
+    settings = {"MODELKILN_STORE": str(slow_store), "MODELKILN_GRACE_S": "2", "MODELKILN_DRAIN_S": "0.2"}
+    with processes.serving(tmp_path, settings=settings) as running:
+        asking = threading.Thread(target=_ask_slow, args=(running.url,), daemon=True)
+        asking.start()
+        time.sleep(1)
+        begun = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(15) == 0
+        assert time.monotonic() - begun < 6
+        assert events(running, "still running 2 s after SIGTERM")
+        asking.join(5)
+        assert not asking.is_alive()
+
+
+def _ask_slow(url: str) -> None:
+    try:
+        httpx.post(f"{url}/predict?model=slow", content=plain((255, 255, 255)), timeout=30)
+    except httpx.HTTPError:
+        return
+
+
+@pytest.mark.parametrize("container", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_28_and_31_a_crash_loop_ends(slow_store: Path, tmp_path: Path, container: bool) -> None:
+    settings = {"MODELKILN_STORE": str(slow_store), "MODELKILN_RESTARTS": "1"}
+    if container:
+        settings["BENTOML_CONTAINERIZED"] = "true"
+    with processes.serving(tmp_path, settings=settings) as running:
+        (first,) = workers(running)
+        os.kill(first, signal.SIGKILL)
+        assert httpx.get(f"{running.url}/models", timeout=20).status_code == 200  # it waits for the new worker
+        assert workers(running) != [first]
+        os.kill(workers(running)[0], signal.SIGKILL)
+        assert running.process.wait(15) == 1
+        assert events(running, "the service gives up")
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(running.url)
