@@ -20,6 +20,7 @@ TEACHER ?=
 STORE ?= artifacts
 THREADS ?= 2
 OUT ?= reports
+WORKERS ?= 2
 ROWS ?=
 SECONDS_EACH ?= 5
 
@@ -44,7 +45,7 @@ quickstart: $(READY) ## Train, export, measure, report and serve on the embedded
 
 .PHONY: test
 test: $(READY) ## Run the tests (under 10 minutes on two cores)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: test-slow
 test-slow: $(READY) ## Run the tests that take minutes each

@@ -46,7 +46,8 @@ def run(job: Job) -> dict[str, Any]:
         f"--benchmark-storage=file://{job.out}/storage",
     ]
     environment = {
-        **os.environ,
+        # pytest-benchmark measures nothing where it believes itself a worker of pytest-xdist.
+        **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
         **thread_environment(job.threads),
         ENVIRONMENT: str(job_file),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",

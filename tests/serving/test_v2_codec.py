@@ -236,9 +236,9 @@ def test_16_bodies_that_lie() -> None:
     ],
 )
 def test_16_bodies_that_blow_up_are_refused_in_bounded_time(body: bytes) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()  # of this process alone: the machine may be busy
     refused(body)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_16_what_is_just_not_too_deep_is_refused_like_anything_else() -> None:
