@@ -51,11 +51,17 @@ def ray_session(cpus_per_task: int) -> Iterator[Any]:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"the cluster at {address}" if address else "Ray on this machine"
-        raise KilnError(f"{where} cannot be used: {str(error).splitlines()[0]}") from error
+        hint = "; it asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" if _unauthenticated(error) else ""
+        raise KilnError(f"{where} cannot be used: {str(error).splitlines()[0]}{hint}") from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _unauthenticated(error: BaseException | None) -> bool:
+    """Whether this error, or one that caused it, is about a missing token."""
+    return error is not None and ("InvalidAuthToken" in str(error) or _unauthenticated(error.__cause__))
 
 
 def gpus_per_task(ray: Any) -> int:
@@ -64,7 +70,7 @@ def gpus_per_task(ray: Any) -> int:
 
 
 def run_commands(commands: dict[str, list[str]], cpus: int) -> dict[str, tuple[int, str]]:
-    """Runs each command as a task of its own, as many at once as fit; exit status and the end of what it printed.
+    """Runs each command as a task of its own, as many at once as fit; exit status and the last line it printed.
 
     A command is arguments of `python`. A task whose machine is lost is started again elsewhere, and goes on from its
     checkpoint where the store is a folder that all machines see.
@@ -73,8 +79,10 @@ def run_commands(commands: dict[str, list[str]], cpus: int) -> dict[str, tuple[i
 
         @ray.remote(num_cpus=cpus, num_gpus=gpus_per_task(ray), max_retries=2)  # type: ignore[untyped-decorator]
         def python(arguments: list[str]) -> tuple[int, str]:
-            done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
-            return done.returncode, (done.stdout + done.stderr)[-2000:]
+            wide = {**os.environ, "COLUMNS": "500"}
+            done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=wide)
+            said = (done.stderr if done.returncode else done.stdout).strip().splitlines()
+            return done.returncode, said[-1] if said else "nothing printed"
 
         waiting = {python.remote(arguments): name for name, arguments in commands.items()}
         results: dict[str, tuple[int, str]] = {}
@@ -86,7 +94,10 @@ def run_commands(commands: dict[str, list[str]], cpus: int) -> dict[str, tuple[i
                 results[name] = ray.get(ready[0])
             except ray.exceptions.RayError as error:
                 results[name] = (1, str(error).strip().splitlines()[-1])
-            told = results[name][1].strip().splitlines()
-            bar.console.print(f"{name}: {told[-1] if told else 'nothing printed'}", highlight=False, soft_wrap=True)
+            said = results[name][1]
+            line = said if said.startswith(name) else f"{name}: {said}"
+            bar.console.print(
+                line, style="red" if results[name][0] else None, highlight=False, markup=False, soft_wrap=True
+            )
             bar.update(task, advance=1)
     return results
