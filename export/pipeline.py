@@ -10,6 +10,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,19 +137,14 @@ def found(
     """
     if options.force:
         return None
-    folder = store.variant_dir(variant)
-    try:
-        card = catalog.read_card(VariantCard, folder / catalog.CARD)
-        store.verify(folder, card.files)
-    except KilnError:
+    card = _sound(store, variant)
+    if card is None:
         return None
     asked = options.settings(plugin("export.formats", variant.format), variant.precision, parent.dataset)
     if source and source.card:
         asked["transform_sha256"] = source.weights_sha256
     same = card.parent_sha256 == parent.weights_sha256 and asked.items() <= card.settings.items()
-    if not same or card.status == "failed":
-        return None
-    return within(card, options.allowed_drop, folder)
+    return within(card, options.allowed_drop, store.variant_dir(variant)) if same else None
 
 
 def _prepare(card: Card, source: Source, parent_path: Path, scratch: Path, options: Options) -> None:
@@ -177,9 +173,10 @@ def _make(
 ) -> VariantCard:
     """Converts, proves and files one variant; its card says `failed` where that did not work.
 
-    `source` is a reason where its transform could not be made.
+    `source` is a reason where its transform could not be made. A failure does not replace a sound variant of the same
+    weights.
     """
-    with catalog.staged_folder(store.variant_dir(variant).resolve()) as staged:
+    with suppress(_Kept), catalog.staged_folder(store.variant_dir(variant).resolve()) as staged:
         started = time.monotonic()
         if isinstance(source, str):
             reply = Reply(source, "", EMPTY, EMPTY, None, None)
@@ -194,8 +191,26 @@ def _make(
             staged.mkdir()
         made_from = None if isinstance(source, str) else source.card
         card = _card(parent, variant, made_from, reply, staged, options, time.monotonic() - started)
+        if reply.error and (earlier := _sound(store, variant)) and earlier.parent_sha256 == parent.weights_sha256:
+            card = dataclasses.replace(card, reason=f"{card.reason}; the variant of {earlier.created} stays")
+            raise _Kept
         catalog.write_atomic(staged / catalog.CARD, catalog.to_json(card))
     return card
+
+
+class _Kept(Exception):
+    """What was staged is not to take its place."""
+
+
+def _sound(store: Store, variant: Variant) -> VariantCard | None:
+    """The card of a variant that is whole and has not failed."""
+    folder = store.variant_dir(variant)
+    try:
+        card = catalog.read_card(VariantCard, folder / catalog.CARD)
+        store.verify(folder, card.files)
+    except KilnError:
+        return None
+    return None if card.status == "failed" else card
 
 
 def _card(

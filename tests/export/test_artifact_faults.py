@@ -134,6 +134,23 @@ def test_40_over_budget_keeps_its_file_and_row_and_is_not_offered(copied: Store)
     assert {p.name: p.stat().st_mtime_ns for p in path.parent.iterdir() if p.name != CARD} == before
 
 
+def test_a_failed_export_does_not_replace_a_sound_variant(copied: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = Reply("the converter fell over", "", EMPTY, EMPTY, None, None)
+    answers = {Prepare: Reply("", "", EMPTY, EMPTY, None, None)}
+    monkeypatch.setattr(process, "ask", lambda request, *_: answers.get(type(request), failing))
+    variant, forced = Variant("tiny", "onnx", "fp32"), pipeline.Options(force=True)
+    before = card_of(copied, variant)
+
+    (made,) = pipeline.export(copied, [variant], forced, lambda _: None, lambda: None)
+    assert made.status == "failed" and made.reason == f"the converter fell over; the variant of {before.created} stays"
+    assert card_of(copied, variant) == before
+    copied.verify(copied.variant_dir(variant), before.files)
+
+    (copied.variant_dir(variant) / "model.onnx").write_bytes(b"damaged")
+    pipeline.export(copied, [variant], forced, lambda _: None, lambda: None)
+    assert card_of(copied, variant).reason == "the converter fell over"
+
+
 @pytest.mark.parametrize("name", ["model.h5", "model.hdf5", "model.pkl", "model.pickle", "model.pt"])
 def test_41_other_containers_are_refused_by_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x89HDF\r\n\x1a\n")
