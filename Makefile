@@ -141,6 +141,14 @@ chaos: $(READY) ## Make every fault of the service happen, fuzz it, and write do
 bento: $(READY) ## Pack the service and its variants into a bento
 	$(BIN)/bentoml build
 
+.PHONY: docs
+docs: $(READY) ## Build the documentation site into site/; it needs no network
+	$(BIN)/mkdocs build --strict
+
+.PHONY: docs-serve
+docs-serve: $(READY) ## Show the documentation while you write it, on port 8000
+	$(BIN)/mkdocs serve
+
 .PHONY: lock
 lock: $(READY) ## Renew requirements/*.txt from pyproject.toml (add UPGRADE=--upgrade for newer versions)
 	@for set in dev train export serve bench sweep; do \
@@ -152,5 +160,5 @@ lock: $(READY) ## Renew requirements/*.txt from pyproject.toml (add UPGRADE=--up
 
 .PHONY: clean
 clean: ## Remove what was built; trained models in artifacts/ stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -70,7 +70,7 @@ def ours(store: Path, **settings: str) -> Iterator[Server]:
     """The service as a user starts it, with these settings (`workers="2"`) over its defaults."""
     command = [str(Path(sys.executable).with_name("bentoml")), "serve", "--host", "127.0.0.1", "--port", "{port}"]
     told = {f"MODELKILN_{name.upper()}": value for name, value in settings.items()}
-    with _running("modelkiln", command, "/readyz", {"MODELKILN_STORE": str(store.resolve()), **told}) as server:
+    with running("modelkiln", command, "/readyz", {"MODELKILN_STORE": str(store.resolve()), **told}) as server:
         yield server
 
 
@@ -79,12 +79,17 @@ def fastapi(model: Path, threads: int = 1) -> Iterator[Server]:
     """The hand-written application over one ONNX file."""
     command = [sys.executable, "-m", "uvicorn", "benchmarks.peers.fastapi_app:app", "--no-access-log"]
     command += ["--log-level", "warning", "--host", "127.0.0.1", "--port", "{port}"]
-    with _running("FastAPI", command, "/docs", {"MODEL": str(model.resolve()), "THREADS": str(threads)}) as server:
+    with running("FastAPI", command, "/docs", {"MODEL": str(model.resolve()), "THREADS": str(threads)}) as server:
         yield server
 
 
 @contextmanager
-def _running(name: str, command: list[str], probe: str, settings: dict[str, str]) -> Iterator[Server]:
+def running(name: str, command: list[str], probe: str, settings: dict[str, str]) -> Iterator[Server]:
+    """Any server: `{port}` in its command becomes a free one, `probe` is what answers 2xx once it is ready.
+
+    Raises:
+        KilnError: It cannot be started, or did not become ready; the message holds the end of its log.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MODELKILN_", "BENTOML_", "PROMETHEUS_"))}

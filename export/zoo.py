@@ -19,6 +19,7 @@ from catalog import CARD, KilnError, Store, VariantCard
 
 LIMIT_BYTES = 40_000_000
 LARGE_BYTES = 16_000_000  # above this only the int8 variants are taken
+PRECISIONS = ("fp32", "int8", "mixed")  # what a CPU gains from; half precision it has to widen
 ROOT = catalog.ROOT / "zoo"
 
 app = console.app("Puts models into the zoo, from which a fresh clone serves.")
@@ -67,8 +68,9 @@ def renew(source: Store, zoo: Store, model: str, force: bool = False) -> None:
 
 def _worth_serving(source: Store, model: str, weights_sha256: str) -> list[VariantCard]:
     """The ONNX variants of these very weights that hold their floors; of a large network only the integer ones."""
-    cards = [card for card in source.variants(model) if card.status == "ok" and card.variant.format == "onnx"]
-    fresh = [card for card in cards if card.parent_sha256 == weights_sha256]
+    cards = [card for card in source.variants(model) if card.status == "ok" and card.parent_sha256 == weights_sha256]
+    onnx = [card for card in cards if card.variant.format == "onnx" and not card.variant.transform]
+    fresh = [card for card in onnx if card.variant.precision in PRECISIONS]
     small = [card for card in fresh if card.size_bytes <= LARGE_BYTES or card.variant.precision == "int8"]
     if not small:
         raise KilnError(

@@ -16,7 +16,8 @@ def source(tmp_path) -> Store:
     parent = write_model(tmp_path / "store", "colours", top1=90)
     for precision in ("fp32", "int8"):
         write_variant(tmp_path / "store", parent, network(32, 32, 10 * np.eye(len(COLOURS))), precision=precision)
-    write_variant(tmp_path / "store", parent, b"old", precision="fp16", parent_sha256="c" * 64)
+    write_variant(tmp_path / "store", parent, b"half", precision="fp16")
+    write_variant(tmp_path / "store", parent, b"old", precision="mixed", parent_sha256="c" * 64)
     write_variant(tmp_path / "store", parent, b"strays", precision="int4", status="below-floor")
     return Store(tmp_path / "store")
 
