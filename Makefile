@@ -104,6 +104,7 @@ scale: $(READY) ## Hold the simulation against real workers, and write docs/scal
 	$(BIN)/python -m benchmarks.scale page
 
 PEERS ?= .venv-peers
+ROUNDS ?=
 comma := ,
 $(PEERS)/.installed: pyproject.toml
 	@[ -x $(PEERS)/bin/python ] || $(PYTHON) -m venv $(PEERS)
@@ -116,6 +117,27 @@ $(PEERS)/.installed: pyproject.toml
 peers-export: $(READY) $(PEERS)/.installed ## Compare our variants with Olive's and NNCF's: make peers-export MODELS=lenet,simcnn
 	$(BIN)/python -m benchmarks.peers.export $(or $(subst $(comma), ,$(MODELS)),lenet simcnn mobilenetv2 resnet50) --store $(STORE) \
 	  --threads $(THREADS) --python $(PEERS)/bin/python --out $(OUT)/peers-export.json
+
+SERVING_PEERS := litserve mlserver ray
+$(PEERS)/%/.installed: pyproject.toml requirements/dev.txt | $(READY)
+	@echo "installing $* into $(PEERS)/$* (about 300 MB) ..."
+	@[ -x $(PEERS)/$*/bin/python ] || $(BIN)/uv venv --quiet --python $(BIN)/python $(PEERS)/$*
+	@grep -E '^(numpy|onnxruntime|pillow)==' requirements/dev.txt | tr -d '\\' > $(PEERS)/$*/same.txt
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(PEERS)/$*/bin/python -r pyproject.toml --extra peers-$* \
+	  -c $(PEERS)/$*/same.txt && touch $@ || echo "$* could not be installed; its row will say so"
+
+.PHONY: peers-setup
+peers-setup: $(SERVING_PEERS:%=$(PEERS)/%/.installed) ## Install LitServe, MLServer and Ray Serve, each into an environment of its own
+
+.PHONY: peers-serving
+peers-serving: peers-setup ## Compare the service with its peers: make peers-serving MODEL=simcnn
+	$(BIN)/python -m benchmarks.peers.serving --environments $(PEERS) --out $(OUT)/peers-serving.json --seconds $(SECONDS_EACH) \
+	  --model $(MODEL) --store $(if $(wildcard $(STORE)/$(MODEL)/card.json),$(STORE),zoo) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+.PHONY: peers
+peers: peers-export peers-serving ## Optimization, serving and training beside their peers, and one summary of all three
+	$(BIN)/python -m benchmarks.training_speed --out $(OUT)/training-speed.json
+	$(BIN)/python -m benchmarks.peers.summary --reports $(OUT)
 
 .PHONY: report
 report: $(READY) ## Write the report again from the last measurements
@@ -143,11 +165,11 @@ bento: $(READY) ## Pack the service and its variants into a bento
 
 .PHONY: docs
 docs: $(READY) ## Build the documentation site into site/; it needs no network
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: docs-serve
 docs-serve: $(READY) ## Show the documentation while you write it, on port 8000
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 .PHONY: lock
 lock: $(READY) ## Renew requirements/*.txt from pyproject.toml (add UPGRADE=--upgrade for newer versions)

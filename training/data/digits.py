@@ -1,6 +1,6 @@
 """Handwritten digits, 1,797 of them, embedded in scikit-learn (UCI's Optical Recognition of Handwritten Digits).
 
-8x8 grey images become 32x32x3; 1,437 train and 360 test by a fixed stratified split. Nothing is fetched.
+8x8 grey images become 32x32x3; 1,438 train and 359 test by a fixed stratified split. Nothing is fetched.
 """
 
 from __future__ import annotations
