@@ -135,9 +135,11 @@ peers-serving: peers-setup ## Compare the service with its peers: make peers-ser
 	  --model $(MODEL) --store $(if $(wildcard $(STORE)/$(MODEL)/card.json),$(STORE),zoo) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 .PHONY: peers
-peers: peers-export peers-serving ## Optimization, serving and training beside their peers, and one summary of all three
-	$(BIN)/python -m benchmarks.training_speed --out $(OUT)/training-speed.json
-	$(BIN)/python -m benchmarks.peers.summary --reports $(OUT)
+peers: $(READY) ## Optimization, serving and training beside their peers, and one summary; a part that fails is told there
+	-@$(MAKE) --no-print-directory peers-export
+	-@$(MAKE) --no-print-directory peers-serving
+	-@$(BIN)/python -m benchmarks.training_speed --out $(OUT)/training-speed.json
+	@$(BIN)/python -m benchmarks.peers.summary --reports $(OUT)
 
 .PHONY: report
 report: $(READY) ## Write the report again from the last measurements

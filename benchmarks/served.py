@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from catalog import ROOT, KilnError
@@ -32,6 +32,7 @@ class Server:
     process: subprocess.Popen[bytes]
     log: Path
     ready_s: float  # from its start
+    ports: dict[str, int] = field(default_factory=dict)  # of other protocols, by name
 
     @property
     def url(self) -> str:

@@ -98,8 +98,13 @@ class Connection(asyncio.Protocol):
             self.done(self)
 
 
-async def closed(port: int, contents: list[bytes], connections: int, seconds: float) -> Seen:
-    """So many clients, each asking again as soon as it was answered; a connection that ends is made anew."""
+async def closed(
+    port: int, contents: list[bytes], connections: int, seconds: float, kind: type[Connection] = Connection
+) -> Seen:
+    """So many clients, each asking again as soon as it was answered; a connection that ends is made anew.
+
+    `kind` is what speaks the protocol that the contents are prepared for.
+    """
     loop, seen = asyncio.get_running_loop(), Seen()
     ended = loop.create_future()
     turn, until = 0, 0.0
@@ -120,7 +125,7 @@ async def closed(port: int, contents: list[bytes], connections: int, seconds: fl
 
     async def start() -> None:
         try:
-            _, connection = await loop.create_connection(lambda: Connection(seen, again), "127.0.0.1", port)
+            _, connection = await loop.create_connection(lambda: kind(seen, again), "127.0.0.1", port)
         except OSError:
             seen.lost += 1
             return
