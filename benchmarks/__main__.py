@@ -13,9 +13,10 @@ import typer
 
 import catalog
 import console
-from benchmarks import commands, machine, results, tax
-from benchmarks.candidates import candidates
-from benchmarks.measure import Run
+from benchmarks import commands, machine, results
+from benchmarks.measuring import tax
+from benchmarks.measuring.candidates import candidates
+from benchmarks.measuring.measure import Run
 
 application = console.app("Measures every variant in the store, and writes the report.")
 Out = Annotated[Path, typer.Option(help="The folder for results.json and the report.")]
@@ -113,7 +114,7 @@ def publish(
     ),
 ) -> None:
     """Commits-to-be: copies the results to results/ and renews the README's table and picture from them."""
-    from benchmarks.publish import publish as put
+    from benchmarks.reporting.publish import publish as put
 
     found = results.read(results_file)
     if found.quick:
@@ -133,7 +134,7 @@ def _check(threads: int, timeout: float | None) -> None:
 
 
 def _report(found: results.Results, out: Path) -> None:
-    from benchmarks.report import render, write
+    from benchmarks.reporting.report import render, write
 
     rendered = render(found)
     write(rendered, out)

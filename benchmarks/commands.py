@@ -12,8 +12,10 @@ import typer
 
 import catalog
 import console
-from benchmarks import choose as choosing
-from benchmarks import regress, results, words
+from benchmarks import results
+from benchmarks.judging import choose as choosing
+from benchmarks.judging import regress
+from benchmarks.reporting import words
 from catalog import ROOT, KilnError, Policy, Store, now
 
 REPORTS = Path("reports/results.json")

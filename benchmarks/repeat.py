@@ -18,7 +18,7 @@ import typer
 
 import console
 from benchmarks import machine, results
-from benchmarks.measure import Run
+from benchmarks.measuring.measure import Run
 from benchmarks.results import Results
 from catalog import KilnError, Store
 

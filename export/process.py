@@ -17,8 +17,8 @@ from typing import Any
 
 import catalog
 from catalog import read_card
-from export.apply import Transform
 from export.timing import Measure
+from export.tuning.apply import Transform
 from export.worker import EMPTY, Convert, Prepare, Reply
 
 WORKER = "export.worker"

@@ -18,8 +18,8 @@ from typing import Any
 import catalog
 from catalog import Card, KilnError, Store, plugin, read_card
 from export import process
-from export.apply import Transform
 from export.transforms import MODEL, PACKAGE, Progress, Stage, TransformCard, folder_of, name_of
+from export.tuning.apply import Transform
 
 Tell = Callable[[str, Progress], None]
 """Is told the name of the transform that is being made, and where it stands."""

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from catalog import Accuracy, Flips, KilnError, Parity, WeightCount, from_json, to_json, write_atomic
-from export.apply import Stop, Transform, transform
 from export.timing import Measure, measure
+from export.tuning.apply import Stop, Transform, transform
 
 EMPTY: dict[str, Any] = {}
 ARRAYS = (  # of `Prepare`, one .npy each

@@ -17,7 +17,7 @@ import console
 from serving.settings import Settings, variable
 
 if TYPE_CHECKING:
-    from serving import repository
+    from serving.models import repository
 
 app = console.app("Asks the service, or checks what it would serve.")
 
@@ -59,7 +59,7 @@ def check(
     store: Annotated[Path | None, typer.Option(help="the folder of models, else MODELKILN_STORE or artifacts")] = None,
 ) -> None:
     """Verifies hashes and loads every variant; exits 1 naming the first bad file."""
-    from serving import repository
+    from serving.models import repository
 
     settings = Settings.from_environment()
     if store is not None:

@@ -16,19 +16,23 @@ from typing import Any, NoReturn
 import bentoml
 
 from catalog import KilnError
-from serving import control, logs, openapi, openapi_v2, page, repository
-from serving.api import Api
-from serving.control import Control
-from serving.counts import PrometheusCounts
+from serving import page
 from serving.errors import RequestError
-from serving.gate import Gate
-from serving.library import Library
-from serving.lifecycle import Lifecycle
-from serving.metrics import Metrics
+from serving.http.gate import Gate
+from serving.http.web import Receive, Request, Route, Router, Scope, Send, refuse
+from serving.models import control, repository
+from serving.models.control import Control
+from serving.models.counts import PrometheusCounts
+from serving.models.library import Library
+from serving.operations import logs
+from serving.operations.lifecycle import Lifecycle
+from serving.operations.metrics import Metrics
+from serving.operations.supervisor import Supervisor
+from serving.routes import openapi
+from serving.routes.api import Api
 from serving.settings import Settings
-from serving.supervisor import Supervisor
 from serving.v2 import V2
-from serving.web import Receive, Request, Route, Router, Scope, Send, refuse
+from serving.v2 import openapi as openapi_v2
 
 logger = logs.configure()
 OPERATIONS = ("/livez", "/readyz", "/healthz", "/metrics")  # BentoML's

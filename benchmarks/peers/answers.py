@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import served, wire
+from benchmarks.load import served, wire
 from benchmarks.peers.contenders import Answer, Picture, Subject, Way
 from catalog import ROOT, KilnError, plugin
 

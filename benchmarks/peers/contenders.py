@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import served, wire
+from benchmarks.load import served, wire
 
 INSTALL = "make peers-setup"
 JSON = {"content-type": "application/json"}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import served
+from benchmarks.load import served
 from benchmarks.peers import answers, processes
 from benchmarks.peers.contenders import Contender, Picture, Subject, Way
 from benchmarks.peers.processes import Load

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import served, wire
+from benchmarks.load import served, wire
 from benchmarks.peers import grpc_wire
 from benchmarks.peers.contenders import (
     BYTES,

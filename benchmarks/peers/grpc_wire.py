@@ -1,4 +1,4 @@
-"""One gRPC call after another over HTTP/2, as lean as `benchmarks.wire`: frames prepared as bytes, no client library.
+"""One gRPC call after another over HTTP/2, as lean as `benchmarks.load.wire`: frames prepared as bytes.
 
 A generator that shares the machine must cost little, and Python's gRPC client costs more than many a server. What is
 written and read here is what a unary call needs: RFC 9113 (frames), RFC 7541 (headers, as literals without a table) and
@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks import wire
+from benchmarks.load import wire
 from catalog import KilnError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import load, served, wire
+from benchmarks import load
+from benchmarks.load import served, wire
 from benchmarks.peers.contenders import Contender, Subject, Way
 from catalog import KilnError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import words
 from benchmarks.peers.contenders import OURS
 from benchmarks.peers.contest import Cell, Row
+from benchmarks.reporting import words
 
 EVEN = 0.05  # a difference below it is told, and told to be within what one run can say
 TITLES = {"png": "One PNG a request", "tensor": "One tensor a request, each by its own fastest documented form"}

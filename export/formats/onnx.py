@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from catalog import KilnError
 from export.formats import Conversion, Converted, Inside, Predict
-from export.onnx_graph import IR_VERSION, OPSET
+from export.onnx.graph import IR_VERSION, OPSET
 
 if TYPE_CHECKING:
-    from export.onnx_graph import Core
+    from export.onnx.graph import Core
 
 SUFFIX = ".onnx"
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -60,9 +60,10 @@ def convert(request: Conversion) -> Converted:
         KilnError: `mixed` without a budget or validation images.
         ValueError: The network does not begin with a cast to float, or an int8 graph that would compute in float.
     """
-    from export import onnx_float, onnx_graph, onnx_int8
+    from export.onnx import floats as onnx_float
+    from export.onnx import graph, int8
 
-    core = onnx_graph.core_of(request.keras_path, request.scratch)
+    core = graph.core_of(request.keras_path, request.scratch)
     settings, floats = dict(SETTINGS[request.precision]), 0
     search: list[dict[str, Any]] = []
     if request.precision in ("int8", "mixed"):
@@ -73,16 +74,16 @@ def convert(request: Conversion) -> Converted:
         model = onnx_float.half(core) if request.precision == "fp16" else onnx_float.finish(core)
     path = request.folder / f"model{SUFFIX}"
     path.write_bytes(model.SerializeToString(deterministic=True))
-    optimized = onnx_graph.optimized(path)
+    optimized = graph.optimized(path)
     if request.precision in ("int8", "mixed"):
-        onnx_int8.check_integer(core, optimized, floats)
+        int8.check_integer(core, optimized, floats)
     return Converted(path.name, settings, dict(Counter(n.op_type for n in optimized.graph.node)), search)
 
 
 def _quantized(request: Conversion, core: Core) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
     """The int8 or mixed model, how it was chosen, and what was tried."""
-    from export import onnx_search
-    from export.onnx_int8 import Quantizer
+    from export.onnx import search as onnx_search
+    from export.onnx.int8 import Quantizer
 
     quantizer = Quantizer(core, request.calibration)
     found = onnx_search.chosen(request, quantizer, give=request.precision == "mixed")
@@ -91,7 +92,7 @@ def _quantized(request: Conversion, core: Core) -> tuple[Any, dict[str, Any], li
 
 def inside(path: Path) -> Inside:
     """Initializers that feed convolutions and dense layers, and the multiply-accumulates by inferred shapes."""
-    from export import onnx_inside
+    from export.onnx import inside as onnx_inside
 
     return onnx_inside.inside(path)
 
@@ -152,7 +153,7 @@ def _inactive(provider: str, name: str, why: str) -> str:
 
 def _checked(path: Path) -> bytes:
     """The file's bytes, once they are known to need no other file and no operators beyond those in `OPSETS`."""
-    from export.onnx_wire import read_header
+    from export.onnx.wire import read_header
 
     try:
         content = path.read_bytes()

@@ -46,7 +46,8 @@ def convert(request: Conversion) -> Converted:
     import onnx
     import openvino as ov
 
-    from export import onnx_float, onnx_graph
+    from export.onnx import floats
+    from export.onnx import graph as onnx_graph
 
     core = onnx_graph.core_of(request.keras_path, request.scratch)
     settings: dict[str, Any] = {}
@@ -54,7 +55,7 @@ def convert(request: Conversion) -> Converted:
     if request.precision == "int8":
         model, settings, search = _quantized(request, core)
     else:
-        model = onnx_float.finish(core)
+        model = floats.finish(core)
     source, path = request.folder / "source.onnx", request.folder / f"model{SUFFIX}"
     onnx.save(model, source)
     try:
@@ -73,8 +74,8 @@ def convert(request: Conversion) -> Converted:
 
 def _quantized(request: Conversion, core: Any) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
     """The int8 ONNX model as OpenVINO likes it: the pixel's scale and rounding stated, which it then drops itself."""
-    from export import onnx_search
-    from export.onnx_int8 import Quantizer
+    from export.onnx import search as onnx_search
+    from export.onnx.int8 import Quantizer
 
     quantizer = Quantizer(core, request.calibration)
     found = onnx_search.chosen(request, quantizer)

@@ -10,8 +10,9 @@ A transform file defines
 
 `apply` reads the Keras 3 model at `work.keras_path` and writes `model.keras` into `work.folder`: plain Keras 3 without
 wrappers, uint8 `[N, H, W, 3]` in and probabilities out. What formats must know beside the weights lies next to it; so
-far that is `ranges.json`, the ranges a quantization-aware model learned (`export/learned.py`). It returns settings for
-the card: what it did and what it left alone. Its process is its own, so it may import what it likes, inside functions.
+far that is `ranges.json`, the ranges a quantization-aware model learned (`export/onnx/learned.py`). It returns
+settings for the card: what it did and what it left alone. Its process is its own, so it may import what it likes,
+inside functions.
 
 Levels are chained by `+`: `prune80+cluster16` clusters what `prune80` left, and is named `prune80-cluster16` in
 folders, versions and addresses, where a plus means a space. Each link of a chain is a transform of its own, kept in

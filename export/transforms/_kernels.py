@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from export.twin import Weights
+from export.tuning.twin import Weights
 
 KINDS = ("Conv2D", "Dense")  # DepthwiseConv2D is closed to pruning and clustering: few weights, all of them needed
 

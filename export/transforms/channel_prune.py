@@ -38,7 +38,8 @@ def apply(work: Work) -> dict[str, Any]:
         KilnError: A layer that cannot be pruned around, a budget out of reach, or a loss that is no longer finite.
         Stopped: The user stopped it; it is saved.
     """
-    from export import channels, twin
+    from export import channels
+    from export.tuning import twin
     from training import loop, network
 
     keras = loop.keras_namespace()
@@ -94,17 +95,18 @@ def _begin(work: Work) -> None:
 
 def _cut(model: Any, first: Any, budget: int, number: int, work: Work) -> Any:
     """`model` without the channels that the budget does not allow; `first` is the wiring of the unpruned parent."""
-    from export import channels, channels_choose, channels_score
+    from export import channels
+    from export.channels import choose, score
     from export.worker import stratified
 
     wired = channels.wiring(model)
     if work.parameters["criterion"] == "taylor":
         pick = stratified(work.dataset.y_train, work.parameters["images"], work.seed + number)
-        scores = channels_score.taylor(model, wired, work.dataset.x_train[pick], work.dataset.y_train[pick])
+        scores = score.taylor(model, wired, work.dataset.x_train[pick], work.dataset.y_train[pick])
     else:
-        scores = channels_score.scale(model, wired)
+        scores = score.scale(model, wired)
     full = [len(group.channels) for group in first.groups]
-    small = channels.without(model, wired, channels_choose.choose(wired, scores, budget, full))
+    small = channels.without(model, wired, choose.choose(wired, scores, budget, full))
     small.trainable = True  # also what an ImageNet recipe froze: it has to mend
     return small
 

@@ -29,8 +29,8 @@ def apply(work: Work) -> dict[str, Any]:
     import tf_keras
     from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster as experimental
 
-    from export import finetune, twin
     from export.transforms import _kernels
+    from export.tuning import finetune, twin
 
     tf_keras.utils.set_random_seed(work.seed)
     crossed = twin.cross(work.keras_path)

@@ -40,8 +40,8 @@ def apply(work: Work) -> dict[str, Any]:
     import tensorflow_model_optimization as tfmot
     import tf_keras
 
-    from export import finetune, twin
     from export.transforms import _kernels
+    from export.tuning import finetune, twin
 
     tf_keras.utils.set_random_seed(work.seed)
     crossed = twin.cross(work.keras_path)

@@ -36,8 +36,9 @@ def apply(work: Work) -> dict[str, Any]:
     """
     import tf_keras
 
-    from export import finetune, learned, twin
+    from export.onnx import learned
     from export.transforms import _kernels
+    from export.tuning import finetune, twin
 
     tf_keras.utils.set_random_seed(work.seed)
     crossed = twin.cross(work.keras_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from serving.errors import RequestError, quoted
-from serving.web import Answer, Handler, Request, Route
+from serving.http.web import Answer, Handler, Request, Route
 
 _FOLDER = Path(__file__).parent
 _MEDIA = {

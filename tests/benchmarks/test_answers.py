@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import pairs
-from benchmarks.corrupt import CORRUPTIONS, SEVERITIES, corrupt, subset
-from benchmarks.predictions import Predictions, key, load, predicted
+from benchmarks.judging import pairs
+from benchmarks.measuring.corrupt import CORRUPTIONS, SEVERITIES, corrupt, subset
+from benchmarks.measuring.predictions import Predictions, key, load, predicted
 from benchmarks.results import Detail
 from catalog import DatasetInfo, KilnError, Variant, VariantCard
 

@@ -9,13 +9,14 @@ import random
 import numpy as np
 import pytest
 
-from benchmarks import process, words
-from benchmarks.bench_latency import rounds_for, warm_up
-from benchmarks.compare import front, groups
-from benchmarks.job import Outcome
-from benchmarks.labels import Box, place
-from benchmarks.pairs import float_parent, mcnemar_p
-from benchmarks.process import Ran, merged
+from benchmarks.judging.compare import front, groups
+from benchmarks.judging.pairs import float_parent, mcnemar_p
+from benchmarks.measuring import process
+from benchmarks.measuring.bench_latency import rounds_for, warm_up
+from benchmarks.measuring.job import Outcome
+from benchmarks.measuring.process import Ran, merged
+from benchmarks.reporting import words
+from benchmarks.reporting.labels import Box, place
 from benchmarks.results import Results
 from catalog import Measurement, Variant
 

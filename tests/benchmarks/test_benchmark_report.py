@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare import groups
-from benchmarks.plots import KINDS, draw, svg
-from benchmarks.report import Report, render, write
+from benchmarks.judging.compare import groups
+from benchmarks.reporting.plots import KINDS, draw, svg
+from benchmarks.reporting.report import Report, render, write
 from benchmarks.results import Results
 from catalog import Variant
 
@@ -149,7 +149,7 @@ def test_one_model_gets_a_sentence_with_its_figures(golden: Results) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("narrow", [False, True])
 def test_names_in_a_plot_do_not_overlap(golden: Results, kind: object, narrow: bool) -> None:
-    from benchmarks.palette import LIGHT
+    from benchmarks.reporting.palette import LIGHT
 
     group = groups(golden)[0]
     figure = draw(group, kind, LIGHT, narrow)  # type: ignore[arg-type]
@@ -177,7 +177,7 @@ def test_a_busy_machine_and_a_quick_run_are_said_first(golden: Results, report: 
 
 def test_the_choice_is_named_however_crowded(golden: Results) -> None:
     """Equal accuracies on few images: long error bars side by side, as after a run on digits."""
-    from benchmarks.palette import LIGHT
+    from benchmarks.reporting.palette import LIGHT
     from catalog import Accuracy
 
     rows = [row for row in golden.rows if row.variant.model == "lenet"]

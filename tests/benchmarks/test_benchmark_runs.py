@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 import catalog
-from benchmarks import machine, process, tax
-from benchmarks.job import Job
-from benchmarks.measure import Run
+from benchmarks import machine
+from benchmarks.measuring import process, tax
+from benchmarks.measuring.job import Job
+from benchmarks.measuring.measure import Run
 from benchmarks.results import Results, Settings, read
 from catalog import KilnError, Store
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import catalog
-from benchmarks import choose
+from benchmarks.judging import choose
 from benchmarks.results import Results
 from catalog import KilnError, Policy, Store, Variant, from_json
 

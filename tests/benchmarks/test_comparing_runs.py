@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import regress, results
+from benchmarks import results
+from benchmarks.judging import regress
 from benchmarks.repeat import agreement, repeated
 from benchmarks.results import Results, Settings
 from catalog import ROOT, KilnError, Store

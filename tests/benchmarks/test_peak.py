@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import energy, roofline, server, work
-from benchmarks.bench_latency import worth_trying
-from benchmarks.bound import bound
-from benchmarks.kernel import Kernel
+from benchmarks.judging.bound import bound
 from benchmarks.machine import stolen_percent, ticks
+from benchmarks.measuring import energy, roofline, server, work
+from benchmarks.measuring.bench_latency import worth_trying
+from benchmarks.measuring.kernel import Kernel
 from benchmarks.results import Detail, Results, Roofline, Settings, Work
 from catalog import Measurement, Store, Variant
 
@@ -186,7 +186,7 @@ def test_more_variants_get_less_time_each() -> None:
 
 
 def test_every_measured_row_of_the_golden_run_has_its_bounds(golden: Results) -> None:
-    from benchmarks.compare import groups
+    from benchmarks.judging.compare import groups
 
     lines = [line for group in groups(golden) for line in group.lines if line.measured]
     assert all(line.single and line.offline for line in lines)

@@ -16,7 +16,7 @@ import PIL.Image
 import psutil
 import pytest
 
-from benchmarks import served
+from benchmarks.load import served
 from benchmarks.peers import answers, contest, grpc_wire, processes, serving, standings, summary
 from benchmarks.peers.contenders import FASTAPI, Contender, Subject
 from benchmarks.peers.contest import Cell, Plan, Row

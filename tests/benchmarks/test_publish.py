@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import publish, results
+from benchmarks import results
+from benchmarks.reporting import publish
 from catalog import ROOT, KilnError
 
 GOLDEN = Path(__file__).with_name("golden") / "results.json"

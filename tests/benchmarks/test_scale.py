@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fleet, results, scale
-from benchmarks.fleet import Service, held, needed, simulate, surge
+from benchmarks import results, scale
 from benchmarks.results import Results
+from benchmarks.scale import fleet
+from benchmarks.scale.fleet import Service, held, needed, simulate, surge
 from catalog import ROOT, KilnError, Variant
 
 ALONE = Service({1: 0.001}, 1)  # a thousand a second, one at a time, always as long

@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 
 from benchmarks import schema
-from benchmarks.columns import COLUMNS, table
-from benchmarks.compare import groups
-from benchmarks.report import render
+from benchmarks.judging.compare import groups
+from benchmarks.reporting.columns import COLUMNS, table
+from benchmarks.reporting.report import render
 from benchmarks.results import SCHEMA, Results, read
 from catalog import ROOT, to_json
 

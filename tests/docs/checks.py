@@ -17,8 +17,9 @@ import typer
 
 from catalog import ROOT, KilnError, plugin, plugin_names
 from docs import commands as reference
-from serving import openapi, openapi_v2
+from serving.routes import openapi
 from serving.settings import FILE, PREFIX, Settings, variable
+from serving.v2 import openapi as openapi_v2
 
 KEYWORDS = ("until", "while", "do", "then", "if", "!")
 SILENT = ("cd", "done", "fi", "git", "kill", "ls", "sleep", "source")  # of the shell; nothing of ours to check

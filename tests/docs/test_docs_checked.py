@@ -17,7 +17,7 @@ from tests.docs import blocks, checks, running
 from tests.docs.blocks import ALL, DATA, PAGES, SHELL, Block
 
 LINK = re.compile(r"\]\(([^()\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
-METRICS = "\n".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("serving/*.py")))
+METRICS = "\n".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("serving/**/*.py")))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 

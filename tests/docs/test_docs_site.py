@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compare, results
-from benchmarks.columns import COLUMNS
+from benchmarks import results
+from benchmarks.judging import compare
+from benchmarks.reporting.columns import COLUMNS
 from catalog import ROOT
 from docs import commands, comments
 

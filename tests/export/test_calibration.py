@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from catalog import KilnError
-from export import calibration, onnx_float, onnx_graph, onnx_int8, onnx_search
-from export.calibration import BINS, CHOICES, Choice, Spread
 from export.formats import Conversion
-from export.onnx_graph import PIXELS
+from export.onnx import calibration, floats, graph, int8, search
+from export.onnx.calibration import BINS, CHOICES, Choice, Spread
+from export.onnx.graph import PIXELS
 from tests.export.test_onnx import IMAGES, small_core
 
 RNG = np.random.default_rng(1)
@@ -50,7 +50,7 @@ def test_an_unknown_rule_is_an_error_that_lists_them() -> None:
 
 def test_what_is_measured_is_what_the_network_computes() -> None:
     core = small_core(3, 1, (1, 1, 1, 1))
-    quantizer = onnx_int8.Quantizer(core, IMAGES)
+    quantizer = int8.Quantizer(core, IMAGES)
     spreads = quantizer.spreads
     assert {PIXELS, "c", "r"} <= set(spreads)
     pixels = quantizer.pixels(IMAGES)
@@ -78,22 +78,22 @@ def request_(tmp_path: Path) -> Conversion:
 
 
 def test_a_search_tries_everything_and_is_not_repeated(request_: Conversion, monkeypatch: pytest.MonkeyPatch) -> None:
-    quantizer = onnx_int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
-    found = onnx_search.chosen(request_, quantizer)
+    quantizer = int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
+    found = search.chosen(request_, quantizer)
     assert [(s["calibration"], s["per_channel"]) for s in found.log] == [(c.method, c.per_channel) for c in CHOICES]
     best = min(found.log, key=lambda step: step["damage"])
     assert (found.choice.method, found.choice.per_channel) == (best["calibration"], best["per_channel"])
     assert found.settings == {"calibration_method": best["calibration"], "per_channel": best["per_channel"]}
-    monkeypatch.setattr(onnx_search.Bench, "judge", lambda *_: pytest.fail("it searched again"))
-    again = onnx_search.chosen(request_, quantizer)
+    monkeypatch.setattr(search.Bench, "judge", lambda *_: pytest.fail("it searched again"))
+    again = search.chosen(request_, quantizer)
     assert (again.choice, again.log) == (found.choice, found.log)
     (kept,) = (request_.cache or Path()).iterdir()
     kept.write_text("{ cut off")
     with pytest.raises(pytest.fail.Exception, match="searched again"):
-        onnx_search.chosen(request_, quantizer)
+        search.chosen(request_, quantizer)
 
 
-class Brittle(onnx_search.Bench):
+class Brittle(search.Bench):
     """A bench on which the layer `bad` ruins whatever it is quantized in, and everything else is harmless."""
 
     bad = "dense"
@@ -104,65 +104,65 @@ class Brittle(onnx_search.Bench):
 
 
 def test_only_the_worst_layer_is_given_back(request_: Conversion) -> None:
-    quantizer = onnx_int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
+    quantizer = int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
     labels = np.asarray(request_.validation_labels)
     tried = Brittle(quantizer, IMAGES[:48], labels, 1)
     assert len(quantizer.layers) == 2
     Brittle.bad = quantizer.layers[1]
     budgeted = Conversion(**{**vars(request_), "allowed_drop": 0.5})
-    choice, log = onnx_search.give_back(budgeted, tried, Choice())
+    choice, log = search.give_back(budgeted, tried, Choice())
     assert choice.floats == (Brittle.bad,)
     assert log[0]["validation_drop"] == 50 and log[-1]["validation_drop"] == 0
     assert next(step["layer"] for step in log if "layer" in step) == Brittle.bad
     generous = Conversion(**{**vars(request_), "allowed_drop": 60.0})
-    assert onnx_search.give_back(generous, tried, Choice())[0].floats == ()
+    assert search.give_back(generous, tried, Choice())[0].floats == ()
 
 
 def test_a_calibration_that_keeps_the_budget_spares_every_layer(request_: Conversion) -> None:
-    class Fickle(onnx_search.Bench):
+    class Fickle(search.Bench):
         def judge(self, choice: Choice, count: int | None = None) -> calibration.Judgement:
             """By tensor it answers more often right, though further from the float answers."""
             lost = 50 if choice.per_channel else 0
             return calibration.Judgement(0.1 if choice.per_channel else 0.2, self.float_top1 - lost, 1.0)
 
-    quantizer = onnx_int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
+    quantizer = int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
     tried = Fickle(quantizer, IMAGES[:48], np.asarray(request_.validation_labels), 1)
     budgeted = Conversion(**{**vars(request_), "allowed_drop": 0.5})
-    start, log = onnx_search.calibrate(budgeted, tried)
+    start, log = search.calibrate(budgeted, tried)
     assert start.per_channel
-    spared = onnx_search._affordable(budgeted, tried, log, start)
+    spared = search._affordable(budgeted, tried, log, start)
     assert spared == Choice("minmax", per_channel=False)
-    assert onnx_search.give_back(budgeted, tried, spared)[0].floats == ()
+    assert search.give_back(budgeted, tried, spared)[0].floats == ()
 
 
 def test_a_budget_needs_labels(request_: Conversion) -> None:
-    quantizer = onnx_int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
-    tried = onnx_search.Bench(quantizer, IMAGES, None, 1)
+    quantizer = int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
+    tried = search.Bench(quantizer, IMAGES, None, 1)
     with pytest.raises(KilnError, match="validation"):
-        onnx_search.give_back(Conversion(**{**vars(request_), "allowed_drop": 0.5}), tried, Choice())
+        search.give_back(Conversion(**{**vars(request_), "allowed_drop": 0.5}), tried, Choice())
 
 
 @pytest.mark.parametrize("place", [0, 1], ids=["the first layer", "the last layer"])
 def test_a_layer_left_in_float_runs_in_float(place: int, tmp_path: Path) -> None:
     core = small_core(3, 1, (1, 1, 1, 1))
-    quantizer = onnx_int8.Quantizer(core, IMAGES)
+    quantizer = int8.Quantizer(core, IMAGES)
     model = quantizer.model(Choice(floats=(quantizer.layers[place],)))
     path = tmp_path / "mixed.onnx"
     path.write_bytes(model.SerializeToString())
-    optimized = onnx_graph.optimized(path)
+    optimized = graph.optimized(path)
     kinds = [node.op_type for node in optimized.graph.node]
     assert ("QLinearConv" in kinds) == (place == 1)
-    onnx_int8.check_integer(core, optimized, floats=1)
+    int8.check_integer(core, optimized, floats=1)
     with pytest.raises(ValueError, match="run in integers"):
-        onnx_int8.check_integer(core, optimized)
-    reference = onnx_search.run(onnx_float.finish(core), IMAGES, 1)
-    assert calibration.judge(onnx_search.run(model, IMAGES, 1), reference, None).damage < 0.01
+        int8.check_integer(core, optimized)
+    reference = search.run(floats.finish(core), IMAGES, 1)
+    assert calibration.judge(search.run(model, IMAGES, 1), reference, None).damage < 0.01
 
 
 def test_learned_ranges_go_before_measured_ones() -> None:
     from onnx import numpy_helper
 
-    quantizer = onnx_int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
+    quantizer = int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
     model = quantizer.model(learned={"r": (0.0, 25.5)}, widen=False)
     scales = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name.startswith("r_")}
     assert scales["r_scale"] == np.float32(0.1) and scales["r_zero_point"] == 0

@@ -16,8 +16,9 @@ import pytest
 
 import catalog
 from catalog import KilnError, Store
-from export import transforms, twin
+from export import transforms
 from export.transforms import Progress, Stopped, Work, channel_prune
+from export.tuning import twin
 from training import data, network
 from training.loop import keras_namespace
 

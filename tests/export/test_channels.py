@@ -10,7 +10,8 @@ import pytest
 
 import catalog
 from catalog import KilnError
-from export import channels, channels_choose, channels_score
+from export import channels
+from export.channels import choose, score
 from training import network
 from training.loop import keras_namespace
 
@@ -62,7 +63,7 @@ def assert_cut_well(model: Any, side: int = 32) -> None:
     everything = wired.everything()
     assert wired.macs(everything) == network.macs(model)
     budget = network.macs(model) // 2
-    keep = channels_choose.choose(wired, np.random.default_rng(2).random(wired.count), budget)
+    keep = choose.choose(wired, np.random.default_rng(2).random(wired.count), budget)
     whole = answers(model, side)
     zeroed(model, wired, keep)
     before = answers(model, side)
@@ -77,7 +78,7 @@ def assert_cut_well(model: Any, side: int = 32) -> None:
     assert small.inputs[0].dtype == "uint8" and small.name == model.name
     for group in wired.groups:
         width, left = len(group.channels), int(keep[group.channels].sum())
-        assert left >= width / 8 and (left == width or left % channels_choose.multiple(width) == 0)
+        assert left >= width / 8 and (left == width or left % choose.multiple(width) == 0)
     told = channels.widths(wired, channels.wiring(small))
     assert told["logits"] == [10, 10] and any(after < before for before, after in told.values())
 
@@ -166,7 +167,7 @@ def test_taylor_is_the_squared_slope_at_a_gate(branching):
     branching.get_layer("back").set_weights(
         [rng.normal(0, 0.3, w.shape) for w in branching.get_layer("back").get_weights()]
     )
-    found = channels_score.taylor(branching, wired, images, labels)
+    found = score.taylor(branching, wired, images, labels)
     group = next(group for group in wired.groups if group.name == "first")
 
     def losses(channel: int, gate: float) -> np.ndarray:
@@ -190,7 +191,7 @@ def test_taylor_is_the_squared_slope_at_a_gate(branching):
 
 def test_scale_is_the_batchnorm_scale_or_the_length_of_the_filters(branching):
     wired = channels.wiring(branching)
-    found = channels_score.scale(branching, wired)
+    found = score.scale(branching, wired)
     groups = {group.name: group.channels for group in wired.groups}
     assert np.allclose(found[groups["first"]], np.abs(branching.get_layer("norm").get_weights()[0]))
     kernel = branching.get_layer("side").get_weights()[0].reshape(-1, 4)
@@ -203,13 +204,13 @@ def test_the_least_valuable_go_and_a_budget_out_of_reach_is_said():
     scores = np.ones(wired.count)
     for group in wired.groups:
         scores[group.channels[::2]] = 1e-6
-    keep = channels_choose.choose(wired, scores, round(0.6 * total))
+    keep = choose.choose(wired, scores, round(0.6 * total))
     for group in wired.groups:
         if (left := int(keep[group.channels].sum())) >= len(group.channels) // 2:
             assert keep[group.channels[1::2]].all(), (group.name, left)
     with pytest.raises(KilnError, match=r"at the least.*milder"):
-        channels_choose.choose(wired, scores, total // 1000)
+        choose.choose(wired, scores, total // 1000)
     halves = [2 * len(group.channels) for group in wired.groups]  # floors are those of the network before
-    assert wired.macs(channels_choose.choose(wired, scores, 600_000)) <= 600_000
+    assert wired.macs(choose.choose(wired, scores, 600_000)) <= 600_000
     with pytest.raises(KilnError, match="at the least"):
-        channels_choose.choose(wired, scores, 600_000, halves)
+        choose.choose(wired, scores, 600_000, halves)

@@ -18,7 +18,7 @@ from catalog import KilnError, Store, Variant, plugin
 from export import pipeline
 from export.formats import litert as litert_format
 from export.formats import onnx as onnx_format
-from export.onnx_wire import read_header
+from export.onnx.wire import read_header
 
 SERVABLE = [v for v in pipeline.wanted("tiny", [], []) if plugin("export.formats", v.format).SERVABLE]
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)

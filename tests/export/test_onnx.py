@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from catalog import Store, Variant
-from export import onnx_float, onnx_graph, onnx_int8, onnx_stem
-from export.onnx_graph import OUTPUT, PIXELS, Core
+from export.onnx import floats, int8, stem
+from export.onnx import graph as onnx_graph
+from export.onnx.graph import OUTPUT, PIXELS, Core
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (64, 32, 32, 3), np.uint8)
@@ -114,17 +115,17 @@ def test_pixels_side_by_side_change_no_bit(
     kernel: int, stride: int, pads: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     core = small_core(kernel, stride, pads)
-    widened = onnx_int8.quantize(core, IMAGES)
+    widened = int8.quantize(core, IMAGES)
     assert "side_by_side" in {name for node in widened.graph.node for name in node.output}
-    monkeypatch.setattr(onnx_stem, "widen", lambda *_: 1)
-    plain = onnx_int8.quantize(core, IMAGES)
+    monkeypatch.setattr(stem, "widen", lambda *_: 1)
+    plain = int8.quantize(core, IMAGES)
     assert "side_by_side" not in {name for node in plain.graph.node for name in node.output}
     np.testing.assert_array_equal(answers(widened, IMAGES), answers(plain, IMAGES))
 
 
 def test_a_width_that_does_not_divide_is_left_as_it_is() -> None:
     core = small_core(3, 1, (1, 1, 1, 1), width=30)
-    model = onnx_int8.quantize(core, IMAGES[:, :, :30])
+    model = int8.quantize(core, IMAGES[:, :, :30])
     assert "side_by_side" not in {name for node in model.graph.node for name in node.output}
     assert answers(model, IMAGES[:, :, :30]).shape == (64, 5)
 
@@ -134,15 +135,15 @@ def test_scaling_in_the_convolution_is_scaling_of_the_pixels() -> None:
     session = ort.InferenceSession(core.model.SerializeToString(), providers=["CPUExecutionProvider"])
     pixels = IMAGES.transpose(0, 3, 1, 2).astype(np.float32) / 255
     expected = session.run(None, {PIXELS: pixels})[0]
-    np.testing.assert_allclose(answers(onnx_float.finish(core), IMAGES), expected, atol=1e-5)
+    np.testing.assert_allclose(answers(floats.finish(core), IMAGES), expected, atol=1e-5)
 
 
 def test_a_graph_that_computes_in_float_is_no_int8(store: Store) -> None:
     core = small_core(3, 1, (1, 1, 1, 1))
     with pytest.raises(ValueError, match="only 0 of 1 Conv run in integers"):
-        onnx_int8.check_integer(core, onnx_float.finish(core))
+        int8.check_integer(core, floats.finish(core))
     path = store.variant_dir(Variant("tiny", "onnx", "int8")) / "model.onnx"
     optimized = onnx_graph.optimized(path)
     wrong = Core(core.model, core.layout, 1 / 128, core.shape)
     with pytest.raises(ValueError, match="the pixels' scale is"):
-        onnx_int8.check_integer(wrong, optimized)
+        int8.check_integer(wrong, optimized)

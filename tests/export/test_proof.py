@@ -16,8 +16,10 @@ from rich.console import Console
 
 import catalog
 from catalog import CARD, Accuracy, Flips, Store, Variant, VariantCard, WeightCount, plugin
-from export import onnx_float, onnx_inside, pages, parity, pipeline, proof
+from export import pages, parity, pipeline, proof
 from export.formats import Inside
+from export.onnx import floats
+from export.onnx import inside as onnx_inside
 from export.verdict import judged_by
 from tests.export.test_onnx import small_core
 
@@ -100,7 +102,7 @@ def test_litert_int8_is_integer_up_to_the_logits(store: Store) -> None:
 def test_zeros_put_into_a_file_are_found_in_it(tmp_path: Path) -> None:
     from onnx import numpy_helper
 
-    model = onnx_float.finish(small_core(3, 1, (1, 1, 1, 1)))
+    model = floats.finish(small_core(3, 1, (1, 1, 1, 1)))
     dense = next(tensor for tensor in model.graph.initializer if tensor.name == "d")
     dense.CopyFrom(numpy_helper.from_array(np.array([[0, 0, 0.5, 0.5, -1]] * 8, np.float32), "d"))
     path = tmp_path / "model.onnx"

@@ -16,10 +16,12 @@ from onnx import numpy_helper
 
 import catalog
 from catalog import KilnError, Recipe, Store, Variant, plugin, plugin_names
-from export import learned, onnx_graph, onnx_int8, pipeline, process, transforming
-from export.apply import Transform, recipe_of
-from export.onnx_int8 import CONVOLUTION, DENSE
+from export import pipeline, process, transforming
+from export.onnx import graph as onnx_graph
+from export.onnx import int8, learned
+from export.onnx.int8 import CONVOLUTION, DENSE
 from export.transforms import MODEL, PACKAGE, Progress, Tuning, _kernels, chain, folder_of, levels, name_of
+from export.tuning.apply import Transform, recipe_of
 from export.worker import EMPTY, Convert, Prepare, Reply
 from tests.export.conftest import Run
 
@@ -201,13 +203,13 @@ def aware(run: Run, trained: Store, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def quantizer(aware: Path) -> onnx_int8.Quantizer:
+def quantizer(aware: Path) -> int8.Quantizer:
     """Of its float graph, with calibration images that are of no use: nothing may come from them."""
-    return onnx_int8.Quantizer(onnx_graph.core_of(aware / MODEL, None), np.zeros((8, 32, 32, 3), np.uint8))
+    return int8.Quantizer(onnx_graph.core_of(aware / MODEL, None), np.zeros((8, 32, 32, 3), np.uint8))
 
 
 @pytest.fixture(scope="session")
-def integer(aware: Path, quantizer: onnx_int8.Quantizer) -> tuple[learned.Learned, Any]:
+def integer(aware: Path, quantizer: int8.Quantizer) -> tuple[learned.Learned, Any]:
     """Its learned ranges, and the graph that ONNX Runtime makes of the int8 model with them."""
     ranges = learned.read(aware / "ranges.json")
     tensors = learned.by_tensor(quantizer.prepared, quantizer.pixels, aware / MODEL, ranges)
@@ -249,7 +251,7 @@ def test_the_ranges_are_learned_on_images_and_told(aware: Path) -> None:
     assert len({high for _, high in ranges.values()}) == len(ranges) and 6.0 not in {h for _, h in ranges.values()}
 
 
-def test_a_range_of_no_tensor_is_an_error(aware: Path, quantizer: onnx_int8.Quantizer) -> None:
+def test_a_range_of_no_tensor_is_an_error(aware: Path, quantizer: int8.Quantizer) -> None:
     cut = copy.deepcopy(quantizer.prepared)
     del cut.graph.node[-2:]  # the last dense layer and its softmax
     cut.graph.output[0].name = cut.graph.node[-1].output[0]

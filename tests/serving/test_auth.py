@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from serving import logs
-from serving.auth import Guard
 from serving.errors import RequestError
-from serving.gate import Gate
-from serving.record import Record
+from serving.http.auth import Guard
+from serving.http.gate import Gate
+from serving.http.record import Record
+from serving.http.web import Answer, Request, Route, Router
+from serving.operations import logs
 from serving.settings import Settings
-from serving.web import Answer, Request, Route, Router
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -227,7 +227,7 @@ def test_a_log_line_is_one_json_object_whatever_it_holds() -> None:
 @pytest.mark.parametrize(("which", "lines"), [("all", 2), ("errors", 1), ("none", 0)])
 def test_which_requests_are_logged(which: str, lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[dict[str, Any]] = []
-    monkeypatch.setattr("serving.gate.logger.log", lambda level, message, extra: written.append(extra["fields"]))
+    monkeypatch.setattr("serving.http.gate.logger.log", lambda level, message, extra: written.append(extra["fields"]))
     gate, _ = gated(Settings(access_log=which), *ROUTES)
     for path in ("/x", "/made%0aup"):
         asyncio.run(asked(gate, path, traceparent=f"00-{TRACE}-{SPAN}-01"))

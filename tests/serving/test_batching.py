@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serving import batching, batching_thread
+from serving import batching
 from serving.batching import Lane, Limits
-from serving.batching_thread import Outcome
+from serving.batching import thread as batching_thread
+from serving.batching.thread import Outcome
 from serving.errors import RequestError
 
 Images = NDArray[np.uint8]

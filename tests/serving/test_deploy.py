@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from catalog import ROOT
-from serving import openapi, openapi_v2
+from serving.routes import openapi
 from serving.settings import PREFIX, Settings
+from serving.v2 import openapi as openapi_v2
 
 SCHEMA = json.loads((ROOT / "deploy" / "schemas" / "manifests.json").read_text())
 MANIFESTS = {

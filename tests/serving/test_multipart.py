@@ -4,9 +4,9 @@ import httpx
 import numpy as np
 import pytest
 
-from serving import multipart
 from serving.errors import RequestError
-from serving.multipart import Part
+from serving.http import multipart
+from serving.http.multipart import Part
 
 FORM = "multipart/form-data; boundary=edge"
 

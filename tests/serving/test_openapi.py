@@ -12,10 +12,12 @@ import httpx
 import jsonschema
 import pytest
 
-from serving import openapi, openapi_v2, page
-from serving.api import Api
+from serving import page
+from serving.routes import openapi
+from serving.routes.api import Api
 from serving.settings import Settings
 from serving.v2 import V2
+from serving.v2 import openapi as openapi_v2
 from tests.serving import processes, stores
 from tests.serving.processes import Running
 

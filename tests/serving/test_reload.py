@@ -24,14 +24,14 @@ import pytest
 
 import catalog
 from catalog import CARD, POLICY, Accuracy, Card, KilnError, Measurement, Policy, Store, Variant
-from serving import choice, control, repository
-from serving.control import Agreement, Control
-from serving.counts import Counts
 from serving.errors import RequestError
-from serving.library import Library
+from serving.models import choice, control, repository
+from serving.models.control import Agreement, Control
+from serving.models.counts import Counts
+from serving.models.library import Library
+from serving.models.steering import Steering
+from serving.models.traffic import Split
 from serving.settings import Settings
-from serving.steering import Steering
-from serving.traffic import Split
 from tests.serving import processes, stores
 from tests.serving.pictures import RED, plain
 from tests.serving.processes import Running
@@ -282,7 +282,8 @@ def test_32_without_a_temporary_folder_every_worker_is_by_itself(
 
 def test_what_a_killed_service_left_behind_is_removed_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "modelkiln-service-mine").mkdir()  # just being made: nothing in it yet
-    code = "import os, time; from serving import control as c; c.begin(); print(os.environ[c.VARIABLE], flush=True);"
+    code = "import os, time; from serving.models import control as c; c.begin();"
+    code += " print(os.environ[c.VARIABLE], flush=True);"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
 
     def parent(then: str) -> subprocess.Popen[str]:

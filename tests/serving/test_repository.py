@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from catalog import CARD, KilnError, Store
-from serving import choice, repository
 from serving.errors import RequestError
+from serving.models import choice, repository
 from serving.settings import Settings
 from tests.serving import stores
 

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from catalog import ROOT
-from serving import v2_metadata, web
+from serving.http import web
+from serving.v2 import metadata
 from tests.serving.pictures import BLUE, GREEN, RED, noise, plain, png, png_header
 from tests.serving.processes import MAX_BODY_BYTES, MAX_PIXELS, Running
 
@@ -72,7 +73,7 @@ def test_triton_health_and_metadata(triton: Any) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     server = triton.get_server_metadata()
     assert (server["name"], server["version"]) == (project["name"], project["version"])
-    assert set(server["extensions"]) == set(v2_metadata.EXTENSIONS)
+    assert set(server["extensions"]) == set(metadata.EXTENSIONS)
     told = triton.get_model_metadata("colours")
     assert (told["name"], told["versions"]) == ("colours", ["onnx-fp32", "onnx-int8"])
     assert told["inputs"] == [

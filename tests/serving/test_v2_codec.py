@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import v2_inputs
 from serving.errors import RequestError
-from serving.v2_codec import Inference, decompress, encode, parse
-from serving.v2_fields import Expected
+from serving.v2 import inputs as v2_inputs
+from serving.v2.codec import Inference, decompress, encode, parse
+from serving.v2.fields import Expected
 from tests.serving.pictures import noise, plain
 
 CLASSES = ["red", "green", "blue"]

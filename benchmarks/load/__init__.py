@@ -1,0 +1,335 @@
+"""`make load`: the service under load, and beside it the application one would write by hand, in one run.
+
+    python -m benchmarks.load                          every row, seconds as they come
+    python -m benchmarks.load --rows predict,v2 --seconds 10 --rounds 3
+    python -m benchmarks.load --rows tail,memory --seconds 300
+
+Both sides of a row run at the same time, one of them under load while the other waits, turn by turn; a figure is the
+median of the rounds. The generator shares the machine, and `load_before` says what else did.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import rich.table
+import typer
+
+import catalog
+import console
+from benchmarks import machine
+from benchmarks.load import served, wire
+from catalog import ROOT, KilnError, Store
+from export.formats import Predict
+
+SAMPLE = ROOT / "serving" / "page" / "samples" / "cifar10" / "truck.png"
+WARM_S = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure, what it is to be, and what it was made of; `met` is None where the row could not be measured."""
+
+    name: str
+    value: float | None
+    unit: str
+    goal: str
+    met: bool | None
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all rows are measured with."""
+
+    store: Store
+    seconds: float
+    rounds: int
+    threads: int
+    model: str
+    deep: str
+
+    def file(self, model: str, version: str = "onnx-int8") -> Path:
+        """A variant's model file.
+
+        Raises:
+            KilnError: The store has none.
+        """
+        for card in self.store.variants(model):
+            if card.variant.version == version and card.file:
+                return self.store.variant_dir(card.variant) / card.file
+        raise KilnError(f"{self.store.root} has no {model}/{version}")
+
+    def service(self, **settings: str) -> Any:
+        """The service with this plan's threads."""
+        return served.ours(self.store.root, threads=str(self.threads), **settings)
+
+
+@functools.cache
+def sample() -> bytes:
+    """A PNG of the networks' size, as a user of theirs would send it."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(SAMPLE) as image:
+        image.convert("RGB").resize((32, 32)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def png(model: str) -> bytes:
+    """A raw upload of a sample image for a network's int8 variant."""
+    return wire.request(f"/predict?model={model}&version=onnx-int8", sample(), {"content-type": "image/png"})
+
+
+def form(path: str) -> bytes:
+    """The upload as a form has it."""
+    head = (
+        b'--b\r\nContent-Disposition: form-data; name="image"; filename="truck.png"\r\nContent-Type: image/png\r\n\r\n'
+    )
+    body = head + sample() + b"\r\n--b--\r\n"
+    return wire.request(path, body, {"content-type": "multipart/form-data; boundary=b"})
+
+
+def v2(model: str, images: np.ndarray[Any, Any]) -> bytes:
+    """A V2 request with a binary tensor in and out."""
+    tensor = images.tobytes()
+    told = {
+        "inputs": [
+            {
+                "name": "images",
+                "shape": images.shape,
+                "datatype": "UINT8",
+                "parameters": {"binary_data_size": len(tensor)},
+            }
+        ],
+        "outputs": [{"name": "probabilities", "parameters": {"binary_data": True}}],
+    }
+    header = json.dumps(told).encode()
+    headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(header))}
+    return wire.request(f"/v2/models/{model}/versions/onnx-int8/infer", header + tensor, headers)
+
+
+def noise(count: int) -> np.ndarray[Any, Any]:
+    """uint8 `[count, 32, 32, 3]`."""
+    return np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+def run(work: Awaitable[wire.Seen]) -> wire.Seen:
+    """Runs a load on the fastest event loop there is."""
+    import uvloop
+
+    async def whole() -> wire.Seen:
+        return await work
+
+    return uvloop.run(whole())
+
+
+def hold(server: served.Server, content: bytes, connections: int, seconds: float) -> wire.Seen:
+    """A closed load after one of `WARM_S` that warms both sides up.
+
+    Raises:
+        KilnError: An answer was not 200, or a connection was lost.
+    """
+    run(wire.closed(server.port, [content], connections, WARM_S))
+    seen = run(wire.closed(server.port, [content], connections, seconds))
+    if seen.lost or set(seen.statuses) - {200}:
+        raise KilnError(f"{server.name} answered {dict(seen.statuses)} and lost {seen.lost}")
+    return seen
+
+
+def against(plan: Plan, ours: tuple[served.Server, bytes], theirs: tuple[served.Server, bytes], clients: int) -> Any:
+    """Requests/s of both, turn by turn: medians, and the ratio of them."""
+    rates: list[list[float]] = [[], []]
+    costs: list[list[float]] = [[], []]
+    for _ in range(plan.rounds):
+        for rate, cost, (server, content) in zip(rates, costs, (ours, theirs), strict=True):
+            used = server.cpu_s()
+            seen = hold(server, content, clients, plan.seconds)
+            rate.append(seen.rate)
+            cost.append(1e6 * (server.cpu_s() - used) / len(seen.good) * plan.seconds / (plan.seconds + WARM_S))
+    mine, other = (statistics.median(rate) for rate in rates)
+    detail = {"requests_per_s": mine, f"{theirs[0].name}_requests_per_s": other, "rounds": rates}
+    names = ("cpu_us_per_request", f"{theirs[0].name}_cpu_us_per_request")  # of use where other work disturbs
+    detail |= {name: statistics.median(cost) for name, cost in zip(names, costs, strict=True)}
+    return mine / other, detail
+
+
+def predict(plan: Plan) -> Row:
+    """PNG uploads as forms, 16 connections, one worker, against the hand-written application."""
+    with plan.service() as ours, served.fastapi(plan.file(plan.model), plan.threads) as peer:
+        mine = (ours, form(f"/predict?model={plan.model}&version=onnx-int8"))
+        ratio, detail = against(plan, mine, (peer, form("/predict")), 16)
+    return Row("predict PNG, 16 connections, to FastAPI", ratio, "x", ">= 0.9", ratio >= 0.9, detail)
+
+
+def batches(plan: Plan) -> Row:
+    """V2 binary of 32 images against the same session called in this process."""
+    images = noise(32)
+    load = catalog.plugin("export.formats", "onnx").load
+    with plan.service() as ours:
+        bare: Predict = load(plan.file(plan.deep), plan.threads, spinning=False)
+        here, there = [], []
+        for _ in range(plan.rounds):
+            here.append(_called(bare, images, plan.seconds))
+            there.append(32 * hold(ours, v2(plan.deep, images), 2, plan.seconds).rate)
+    share = statistics.median(there) / statistics.median(here)
+    detail = {"images_per_s": there, "in_process_images_per_s": here}
+    return Row(f"V2 binary, batch 32, {plan.deep}, of in process", share, "x", ">= 0.85", share >= 0.85, detail)
+
+
+def _called(bare: Predict, images: np.ndarray[Any, Any], seconds: float) -> float:
+    calls, begun = 0, time.perf_counter()
+    while time.perf_counter() < begun + seconds:
+        bare(images)
+        calls += 1
+    return len(images) * calls / (time.perf_counter() - begun)
+
+
+def singles(plan: Plan) -> Row:
+    """Single images as V2 binary over 64 connections, against the application's raw tensors."""
+    image = noise(1)
+    with plan.service() as ours, served.fastapi(plan.file("mobilenetv2"), plan.threads) as peer:
+        raw = wire.request("/tensor", image.tobytes(), {"content-type": "application/octet-stream"})
+        ratio, detail = against(plan, (ours, v2("mobilenetv2", image)), (peer, raw), 64)
+    return Row("V2 binary singles, 64 connections, mobilenetv2, to FastAPI", ratio, "x", ">= 1.3", ratio >= 1.3, detail)
+
+
+def tail(plan: Plan) -> Row:
+    """One connection, PNG uploads: how far the slow answers are from the usual one."""
+    with plan.service() as ours:
+        seen = hold(ours, png(plan.model), 1, plan.seconds * plan.rounds)
+    ratio = seen.ms(99) / seen.ms(50)
+    detail = {"p50_ms": seen.ms(50), "p99_ms": seen.ms(99), "p99.9_ms": seen.ms(99.9), "requests": len(seen.good)}
+    return Row("one connection, p99 to p50", ratio, "x", "<= 2", ratio <= 2, detail)
+
+
+def overload(plan: Plan) -> list[Row]:
+    """Three times the capacity arrives, whatever the answers do."""
+    with plan.service() as ours:
+        content = png(plan.model)
+        full = hold(ours, content, 64, plan.seconds)
+        seen = run(wire.open_loop(ours.port, [content], 3 * full.rate, 512, plan.seconds))
+        time.sleep(1)
+        after = hold(ours, content, 1, plan.seconds)
+        probe = wire.request("/livez", b"", method="GET")
+        before_ms = run(wire.closed(ours.port, [probe], 1, 1)).ms(99)
+    detail = {
+        "capacity_per_s": full.rate,
+        "offered_per_s": seen.offered / seen.seconds,
+        "accepted_per_s": seen.rate,
+        "accepted_p99_ms": seen.ms(99),
+        "capacity_p99_ms": full.ms(99),
+        "refusal_p99_ms": seen.ms(99, seen.refused),
+        "statuses": dict(seen.statuses),
+        "lost": seen.lost,
+        "p99_afterwards_ms": after.ms(99),
+        "livez_p99_ms": before_ms,
+    }
+    ratio, goodput, refusal = seen.ms(99) / full.ms(99), seen.rate / full.rate, seen.ms(99, seen.refused)
+    odd = {status for status in seen.statuses if status >= 500 and status != 503}
+    return [
+        Row("three times the capacity: accepted p99 to that at capacity", ratio, "x", "<= 2", ratio <= 2, detail),
+        Row("three times the capacity: goodput of the peak", goodput, "x", ">= 0.9", goodput >= 0.9, {}),
+        Row("three times the capacity: refusals, p99", refusal, "ms", "<= 50", refusal <= 50, {}),
+        Row("three times the capacity: 5xx but 503", float(len(odd)), "", "0", not odd and not seen.lost, {}),
+    ]
+
+
+def memory(plan: Plan) -> Row:
+    """A worker's memory at 80% of the capacity, after a first minute (or tenth of the time)."""
+    import psutil
+
+    with plan.service() as ours:
+        content = png(plan.model)
+        rate = 0.8 * hold(ours, content, 16, min(5.0, plan.seconds)).rate
+        whole = plan.seconds * plan.rounds
+        worker = psutil.Process(ours.workers()[0])
+        run(wire.open_loop(ours.port, [content], rate, 64, min(60.0, whole / 10)))
+        first = worker.memory_info().rss
+        run(wire.open_loop(ours.port, [content], rate, 64, whole, seed=1))
+        grown = 100 * (worker.memory_info().rss - first) / first
+    detail = {"first_bytes": first, "seconds": whole, "rate": rate}
+    return Row("a worker's memory at 80% of capacity, growth", grown, "%", "< 2", grown < 2, detail)
+
+
+def start(plan: Plan) -> Row:
+    """From `bentoml serve` to ready, with every model of the store."""
+    times = []
+    for _ in range(plan.rounds):
+        with plan.service() as ours:
+            times.append(ours.ready_s)
+    taken = statistics.median(times)
+    return Row(f"start with {len(plan.store.models())} models", taken, "s", "<= 4", taken <= 4, {"rounds": times})
+
+
+ROWS: dict[str, Callable[[Plan], Row | list[Row]]] = {
+    "predict": predict,
+    "v2": batches,
+    "singles": singles,
+    "tail": tail,
+    "overload": overload,
+    "memory": memory,
+    "start": start,
+}
+
+
+def measure(plan: Plan, names: list[str]) -> list[Row]:
+    """The rows by name; one that cannot be measured says why instead of ending the run."""
+    rows: list[Row] = []
+    with console.progress() as bar:
+        task = bar.add_task("load", total=len(names))
+        for name in names:
+            try:
+                found = ROWS[name](plan)
+                rows += found if isinstance(found, list) else [found]
+            except KilnError as error:
+                rows.append(Row(name, None, "", "", None, {"reason": str(error)}))
+            bar.advance(task)
+    return rows
+
+
+def main(
+    rows: Annotated[str, typer.Option(help=f"which, separated by commas: {', '.join(ROWS)}")] = ",".join(ROWS),
+    store: Annotated[Path | None, typer.Option(help="the folder of models; without one, the zoo")] = None,
+    seconds: Annotated[float, typer.Option(min=0.2, help="of each load")] = 5,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="of the runtime, on both sides")] = 1,
+    model: Annotated[str, typer.Option(help="the small network")] = "lenet",
+    deep: Annotated[str, typer.Option(help="the network of the V2 row")] = "simcnn",
+    out: Annotated[Path, typer.Option(help="the file of figures")] = ROOT / "reports" / "load.json",
+) -> None:
+    """Puts the service under load and compares; exits 1 if a goal that was measured is missed."""
+    names = [name.strip() for name in rows.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in ROWS]:
+        raise KilnError(f"there is no row {unknown[0]!r}; there are: {', '.join(ROWS)}")
+    plan = Plan(Store(store or ROOT / "zoo"), seconds, rounds, threads, model, deep)
+    before = machine.load()
+    found = measure(plan, names)
+    told = {
+        "created": catalog.now(),
+        "commit": catalog.commit(),
+        "plan": {"seconds": seconds, "rounds": rounds, "threads": threads, "model": model, "deep": deep},
+        "machine": dataclasses.asdict(machine.read(("bentoml", "fastapi", "uvicorn", "uvloop"))),
+        "load_before": before,
+        "rows": [dataclasses.asdict(row) for row in found],
+    }
+    catalog.write_atomic(out, json.dumps(told, indent=2) + "\n")
+    table = rich.table.Table("row", "figure", "goal", "")
+    for row in found:
+        figure = "" if row.value is None else f"{row.value:.3g} {row.unit}"
+        word = {True: "met", False: "MISSED", None: "not measured: " + str(row.detail.get("reason"))}[row.met]
+        table.add_row(row.name, figure, row.goal, word)
+    console.out.print(table)
+    console.out.print(f"all figures: {out}", highlight=False)
+    if any(row.met is False for row in found):
+        raise typer.Exit(1)

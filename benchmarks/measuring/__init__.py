@@ -1,0 +1,1 @@
+"""One process a variant: times, answers, memory, and the machine's own peak."""

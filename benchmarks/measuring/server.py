@@ -1,0 +1,113 @@
+"""The Server scenario in process: the highest rate of Poisson arrivals whose p99 latency stays under a limit.
+
+Arrival times are drawn before the trial and kept to whatever happens (an open loop), so that waiting counts as latency.
+Whenever the variant is free it takes the images that have arrived, as many together as the largest batch that Offline
+found worthwhile allows, in a power of two; that is what dynamic batching without a window does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.measuring.job import Server
+
+QUERIES = 400  # of a trial: four are then above the p99 …
+LONGEST = 1.5  # … unless they took longer to arrive than these seconds
+LEAST = 100  # queries, however long they take
+STEPS = 5  # of the bisection: the rate is found to about a thirtieth of the Offline throughput
+HEADROOM = 0.95  # of the Offline throughput, the highest rate that is tried
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One rate: the p99 of its latencies in milliseconds, and how many images were taken together on average."""
+
+    rate: float
+    p99_ms: float
+    batch: float
+
+
+def trial(
+    run: Callable[[int, int], Any], rate: float, seconds: float, most: int, seed: int, patience_s: float
+) -> Trial:
+    """Offers `rate` images/s for `seconds`, and longer where few would arrive.
+
+    Args:
+        run: Computes a batch, given the number of its first image and its size.
+        rate: Images per second.
+        seconds: How long, at least.
+        most: The largest batch.
+        seed: Of the arrivals.
+        patience_s: A latency above which the trial is over, since it has failed.
+    """
+    count = max(int(rate * seconds), min(QUERIES, int(rate * LONGEST)), LEAST)
+    batches: list[int] = []
+    found = latencies(run, rate, count, most, seed, patience_s, batches)
+    p99 = float(np.percentile(found, 99)) if len(found) == count else float("inf")
+    return Trial(rate, p99 * 1e3, sum(batches) / max(1, len(batches)))
+
+
+def latencies(
+    run: Callable[[int, int], Any],
+    rate: float,
+    count: int,
+    most: int,
+    seed: int,
+    patience_s: float = float("inf"),
+    batches: list[int] | None = None,
+) -> NDArray[np.float64]:
+    """Seconds from each arrival to its answer, `count` of them or fewer if one waited longer than `patience_s`.
+
+    The sizes of the batches that were made are appended to `batches`.
+    """
+    due = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
+    found, done = np.zeros(count), 0
+    start = time.perf_counter()
+    while done < count:
+        now = time.perf_counter() - start
+        if now < due[done]:
+            if due[done] - now > 2e-3:
+                time.sleep(due[done] - now - 1e-3)
+            continue
+        waiting = int(np.searchsorted(due, now, side="right")) - done
+        size = min(most, 1 << (waiting.bit_length() - 1))
+        run(done, size)
+        end = time.perf_counter() - start
+        found[done : done + size] = end - due[done : done + size]
+        if batches is not None:
+            batches.append(size)
+        if end - due[done] > patience_s:
+            return found[: done + size - 1] if done + size == count else found[: done + size]
+        done += size
+    return found
+
+
+def search(run: Callable[[int, int], Any], capacity: float, most: int, limit_ms: float, seconds: float) -> Server:
+    """Bisects between nothing and `HEADROOM` of `capacity`, which is in images/s; 0 where no rate tried was held."""
+    tried: list[Trial] = []
+
+    def held(rate: float) -> bool:
+        found = trial(run, rate, seconds, most, len(tried), 4 * limit_ms / 1e3)
+        tried.append(found)
+        return found.p99_ms <= limit_ms
+
+    low, high = 0.0, HEADROOM * capacity
+    if held(high):
+        low = high
+    else:
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if held(middle) else (low, middle)
+    best = next((t for t in reversed(tried) if t.rate == low), None)
+    return Server(
+        rate=round(low, 1),
+        p99_ms=round(best.p99_ms, 4) if best else None,
+        batch=round(best.batch, 2) if best else None,
+        trials=[[round(t.rate, 1), round(min(t.p99_ms, 1e6), 4)] for t in tried],
+    )

@@ -1,0 +1,1 @@
+"""The report: Markdown, one page, plots, and what of them is published."""

@@ -1,0 +1,104 @@
+"""What the report's deeper tables need of a run beside its lines: by corruption, by class, the peak in words."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.judging.compare import Group, Line
+from benchmarks.measuring.corrupt import CORRUPTIONS
+from benchmarks.reporting import words
+from benchmarks.results import Results
+
+
+def context(results: Results, groups: list[Group]) -> dict[str, Any]:
+    """The names the templates use."""
+    details = results.details.values()
+    return {
+        "served": any(detail.server_rate is not None for detail in details),
+        "energy": any(detail.energy_mj for detail in details),
+        "taxed": any(detail.tax for detail in details),
+        "roof": peak_sentence(results),
+        "corruptions": [name for name in CORRUPTIONS if any(name in detail.robust_top1 for detail in details)],
+        "mean": mean,
+        "robust_change": lambda line, name: robust_change(results, line, name),
+        "class_name": lambda line: class_name(results, line),
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    return statistics.fmean(values)
+
+
+def peak_sentence(results: Results) -> str:
+    """The machine's peak in words; empty where the run measured none."""
+    peak = results.roofline
+    if peak is None:
+        return ""
+    copies = sorted((int(size), rate) for size, rate in peak.copy_bytes_per_s.items())
+    int8 = f", int8 {words.digits(peak.int8_macs_per_s / 1e9)}" if peak.int8_macs_per_s else ""
+    return (
+        f"this machine's own peak: fp32 {words.digits(peak.fp32_macs_per_s / 1e9)} GMAC/s{int8}, copying "
+        f"{words.digits(copies[0][1] / 1e9)} GB/s in the cache and {words.digits(copies[-1][1] / 1e9)} in memory"
+    )
+
+
+def robust_change(results: Results, line: Line, corruption: str) -> float | None:
+    """Points on one corruption's images against the float parent; None for the parent itself."""
+    detail = line.detail
+    parent = results.details.get(f"{line.row.variant.model}/{detail.against}") if detail and detail.against else None
+    if detail is None or parent is None or corruption not in parent.robust_top1:
+        return None
+    return round(mean(detail.robust_top1[corruption]) - mean(parent.robust_top1[corruption]), 2)
+
+
+def class_name(results: Results, line: Line) -> str:
+    """The name of the class that lost most."""
+    if line.worst_class is None:
+        return ""
+    names = results.models[line.row.variant.model].class_names
+    return names[line.worst_class[0]] if line.worst_class[0] < len(names) else f"class {line.worst_class[0]}"
+
+
+def method(results: Results) -> list[str]:
+    """How what only schema 2 holds came about, a sentence or two a point."""
+    s, details, said = results.settings, list(results.details.values()), []
+    if any(detail.server_rate is not None for detail in details):
+        said.append(
+            f"Server (held/s): the highest rate of Poisson arrivals, found by bisection, whose p99 stays under "
+            f"{s.server_p99_ms:g} ms, waiting included; what has arrived is taken together, up to the best batch. In "
+            "process: HTTP comes on top."
+        )
+    if any(detail.tax for detail in details):
+        said.append(
+            f"Serving tax: the service of this project, started by bentoml serve with {results.threads} threads, "
+            f"asked {s.http_requests} times over one connection with a PNG of the data set's size. Decoding, "
+            "queueing and computing are what its answers say; transport is what the client waited beyond the service's "
+            "own time."
+        )
+    if results.http_reason:
+        said.append(f"The serving tax could not be measured: {results.http_reason}.")
+    if results.roofline is not None:
+        how = results.roofline.how
+        kinds = ", ".join(f"{kind} by {how[kind]}" for kind in ("fp32", "int8") if kind in how)
+        said.append(
+            f"The peak was measured in the run with its threads ({kinds}; copies of four sizes). A variant is bound by "
+            "compute or memory where its arithmetic or its traffic (weights once a batch, activations written and read "
+            "once) would take half of its time at that peak; else by overhead: calls, layout changes, operators that "
+            "multiply nothing. Multiply-accumulates are those of the float graph."
+        )
+    if any(detail.robust_top1 for detail in details):
+        said.append(
+            f"Corrupted images: {s.robust_images} test images drawn by a seed, each in six ways at severities 1, 3 and "
+            "5 of Hendrycks and Dietterich (2019). Calibration error: expected, 15 bins."
+        )
+    if any(detail.passes for detail in details):
+        said.append(
+            "A calibration kernel, 16 products of 64 x 64 float32 matrices on one core, was timed between the rounds; "
+            "runs are compared in its time (python -m benchmarks compare)."
+        )
+    if reused := sorted(name for name, detail in results.details.items() if detail.reused):
+        said.append(f"Answers kept from an earlier run of the same file on the same images: {', '.join(reused)}.")
+    return said

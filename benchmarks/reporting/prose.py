@@ -1,0 +1,160 @@
+"""The sentences of a report: the headline, each model's choice, how it was measured and on what."""
+
+from __future__ import annotations
+
+from benchmarks.judging.compare import BUDGET_POINTS, FASTER, SMALLER, Group, Line
+from benchmarks.reporting import depth, words
+from benchmarks.results import Results
+
+
+def headline(results: Results, found: list[Group]) -> str:
+    """The run in one sentence: which variant to take, or how many there are and what each model's choice is."""
+    lines = [line for group in found for line in group.lines]
+    chosen = [line for line in lines if line.chosen]
+    ran = sum(line.measured for line in lines)
+    if not chosen:
+        return f"{ran} of {len(lines)} variants could be measured, none within {BUDGET_POINTS} points of its parent."
+    if len(results.models) == 1:
+        group = next(g for g in found if g.lines)
+        return choice_sentence(group, chosen[0])
+    named = [f"{line.row.variant.version} for {line.row.variant.model}" for line in chosen]
+    listed = ", ".join(named[:-1]) + (" and " if len(named) > 1 else "") + named[-1]
+    return (
+        f"Within {BUDGET_POINTS} points of the float parent, the fastest variant is {listed} "
+        f"({ran} of {len(lines)} variants could be measured)."
+    )
+
+
+def choice_sentence(group: Group, line: Line) -> str:
+    """Why this variant is the one to take, in one sentence."""
+    row, variant = line.row, line.row.variant
+    assert row.accuracy is not None
+    parts = [f"{words.digits(row.p50_ms)} ms an image{_speed(line)}"]
+    parts.append(f"{words.kilobytes(row.size_bytes)} kB{_size(group, line)}")
+    parts.append(
+        f"{words.percent(row.accuracy.top1)}% right on {words.whole(row.accuracy.images)} test images{_loss(line)}"
+    )
+    return (
+        f"{variant.version} is the fastest variant of {variant.model} within {BUDGET_POINTS} points of its float "
+        f"parent: {'; '.join(parts)}."
+    )
+
+
+def _speed(line: Line) -> str:
+    ratio = line.speed_up
+    if ratio is None or line.row.variant.version == "onnx-fp32":
+        return ""
+    if 1 / FASTER < ratio < FASTER:
+        return ", as fast as fp32 ONNX"
+    if ratio > 1:
+        return f", {words.digits(ratio)} times the speed of fp32 ONNX"
+    return f", {words.digits(1 / ratio)} times slower than fp32 ONNX"
+
+
+def _size(group: Group, line: Line) -> str:
+    reference = group.reference(line.row.variant.model)
+    if reference is None or line.size_ratio is None or 1 / SMALLER < line.size_ratio < SMALLER:
+        return ""
+    return f" instead of {words.kilobytes(reference.row.size_bytes)}"
+
+
+def _loss(line: Line) -> str:
+    if line.detail is None or not line.detail.against:  # it is the parent, or there is none in this run
+        return ""
+    change = round(line.change_points or 0.0, 2)
+    if change == 0:
+        return ", no fewer than its parent"
+    return f", {abs(change):.2f} points {'fewer' if change < 0 else 'more'} than its parent"
+
+
+def warnings(results: Results) -> list[str]:
+    """What a reader must know before believing the figures: a quick run, a busy machine."""
+    found = []
+    if results.quick:
+        found.append("This was a quick run: p99 is rough, and ratios near 1 are not to be trusted.")
+    cores = len(results.machine.affinity)
+    if results.steal_percent is not None and results.steal_percent >= 2:
+        found.append(
+            f"Other guests of the host took {results.steal_percent:.0f}% of the processor's time during the run: "
+            "latencies are too high, their ratios uncertain."
+        )
+    before, after = results.load_before[0], results.load_after[0]
+    if before > 0.5 * cores or after > results.threads + 0.5 * cores:  # the run itself makes `threads` of it
+        found.append(
+            f"The machine was busy with other work (load average {before:.1f} before and {after:.1f} after the run, on "
+            f"{cores} cores): latencies are too high, their ratios uncertain. Measure again when it is idle."
+        )
+    return found
+
+
+def method(results: Results) -> list[str]:
+    """How the figures came about, a sentence or two a point, with the numbers of this run."""
+    s, details = results.settings, list(results.details.values())
+    rounds = _range([d.rounds for d in details])
+    offline = _range([n for d in details for n in d.offline_rounds.values()])
+    overhead = max((d.overhead_us for d in details), default=0.0)
+    environment = ", ".join(f"{name}={value}" for name, value in results.environment.items())
+    unsettled = sorted(name for name, d in results.details.items() if not d.settled)
+    return [
+        f"Every variant ran in a process of its own, {_threads(results.threads)} ({environment}), {_turns(s.passes)} "
+        f"in random order (seed {results.seed}{'; the first' if s.passes > 1 else ''}): {', '.join(results.order)}.",
+        f"Its files were checked against their sha256 first. It was warmed up for at most {s.warmup_seconds:g} s, "
+        "until the medians of three windows agreed within 5%"
+        + (f"; {', '.join(unsettled)} did not settle." if unsettled else ", which all did."),
+        f"SingleStream (p50, p90, p99): batch 1, {rounds} rounds of one inference, each on another real test image, "
+        "timed by pytest-benchmark with time.perf_counter and the garbage collector off. Timing an empty call costs "
+        f"up to {words.digits(overhead, 2)} µs here, which is not subtracted.",
+        f"Offline (images/s): the best median over batches of {', '.join(map(str, s.batches))}, then "
+        f"{', '.join(map(str, s.more_batches))} while that gains 5% or more; {offline} rounds each.",
+        *depth.method(results),
+        "Accuracy: the whole test split through the format's own loader; the interval is Wilson's for 95%. The change "
+        "is in points against the float parent (Keras fp32 where it was measured, else ONNX fp32) on the same images; "
+        "'perhaps' stands where McNemar's exact test gives p of 0.05 or more"
+        + (", after Holm's correction over all variants." if results.schema > 1 else "."),
+        "Ratio (of size) and speed-up are against fp32 ONNX of the same model in this run, above 1 where better; "
+        f"within {100 * (FASTER - 1):.0f}% of it speed is called the same, within {100 * (SMALLER - 1):.0f}% size. "
+        "kB are 1,000 bytes of the model file, gzip at level 9. RSS is the peak of the whole process, with Python and "
+        "the test images.",
+        f"Horizontal bars in the latency plot span the medians of {_spread(s.passes)}.",
+        f"The run took {results.seconds:.0f} s; load average {_loads(results.load_before)} before, "
+        f"{_loads(results.load_after)} after.",
+    ]
+
+
+def _turns(passes: int) -> str:
+    return "once," if passes == 1 else f"{passes} times,"
+
+
+def _spread(passes: int) -> str:
+    return "five consecutive fifths of the rounds" if passes == 1 else f"the {passes} passes"
+
+
+def machine_rows(results: Results) -> list[tuple[str, str]]:
+    """The machine, as names and values."""
+    m = results.machine
+    cores = f"{m.physical_cores} physical, {m.logical_cores} logical, {len(m.affinity)} allowed"
+    return [
+        ("CPU", m.cpu + (" (virtual machine)" if m.virtual else "")),
+        ("instruction sets", ", ".join(m.flags) or "none known to matter"),
+        ("cores", cores),
+        ("threads", str(results.threads)),
+        ("memory", f"{m.memory_bytes / 2**30:.1f} GiB"),
+        ("system", m.os),
+        ("Python", m.python),
+        *m.versions.items(),
+    ]
+
+
+def _range(numbers: list[int]) -> str:
+    if not numbers:
+        return "no"
+    low, high = min(numbers), max(numbers)
+    return words.whole(low) if low == high else f"{words.whole(low)} to {words.whole(high)}"
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _loads(averages: list[float]) -> str:
+    return "/".join(f"{average:.2f}" for average in averages)

@@ -1,0 +1,157 @@
+"""A simulation of replicas behind a load balancer, from the service times that a run measured. Seeded and pure.
+
+Requests are handed out at random, as many balancers without a common memory do: every replica then sees Poisson
+arrivals of its own, all are alike, and simulating one simulates them all. One balancer that hands out in turn among N
+does better: a replica sees every N-th arrival, whose gaps are Gamma distributed with shape N. A replica takes what
+waits, in powers of two up to its best batch, as `benchmarks.measuring.server` does for real.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.results import Detail
+from catalog import Measurement
+
+QUERIES = 4_000  # of a simulation: forty are above the p99
+FULLEST = 90  # percent of its capacity that a replica is given: a queue at the capacity itself never drains
+
+
+@dataclass(frozen=True)
+class Service:
+    """What one replica of a variant costs: seconds of a batch by its size, on `cores` cores.
+
+    `spread_s` holds the seconds beyond the median at the quantiles 0, .5, .9, .99 and 1 of one image: what disturbs a
+    process disturbs a batch of any size for as long. `http_s` is processor time of each request beside the batch.
+    """
+
+    batch_s: dict[int, float]
+    cores: int
+    spread_s: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
+    http_s: float = 0.0
+
+    def seconds(self, size: int) -> float:
+        """Median time of a batch; HTTP included."""
+        return self.batch_s[size] + size * self.http_s
+
+    @property
+    def most(self) -> int:
+        """The batch with the highest throughput."""
+        return max(self.batch_s, key=lambda size: size / self.seconds(size))
+
+    @property
+    def capacity(self) -> float:
+        """Images/s at that batch."""
+        return self.most / self.seconds(self.most)
+
+
+def service(row: Measurement, detail: Detail, http_s: float = 0.0) -> Service:
+    """The service times of a measured row, for every power of two up to its best batch."""
+    assert row.p50_ms and row.p90_ms and row.p99_ms and row.offline_batch
+    rates = {int(size): rate for size, rate in row.images_per_s_at.items()}
+    known = sorted(rates)
+    sizes = [1 << i for i in range(row.offline_batch.bit_length())]
+    seconds = np.interp(sizes, known, [size / rates[size] for size in known])
+    at = (detail.p50_low_ms, row.p50_ms, row.p90_ms, row.p99_ms, row.p99_ms)
+    spread = tuple((ms - row.p50_ms) / 1e3 for ms in at)
+    return Service(dict(zip(sizes, seconds.tolist(), strict=True)), row.threads, spread, http_s)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one simulated load came to."""
+
+    p50_ms: float
+    p99_ms: float
+    batch: float  # images taken together, on average
+    busy: float  # share of the time a replica computes
+
+
+def simulate(
+    of: Service, rate: float, window_s: float = 0.0, seed: int = 0, queries: int = QUERIES, in_turn_among: int = 1
+) -> Outcome:
+    """A replica that gets `rate` images/s and waits up to `window_s` for company before it begins a batch."""
+    rng = np.random.default_rng((seed, in_turn_among, round(rate), round(window_s * 1e6)))
+    due = np.cumsum(rng.gamma(in_turn_among, 1 / (rate * in_turn_among), queries))
+    extra = np.interp(rng.random(queries), (0, 0.5, 0.9, 0.99, 1), of.spread_s)
+    latencies, batches, busy = _served(of, due, extra, window_s)
+    settled = latencies[queries // 10 :]  # the first requests meet an empty replica
+    p50, p99 = (float(np.percentile(settled, q)) * 1e3 for q in (50, 99))
+    return Outcome(p50, p99, queries / batches, min(1.0, busy / float(due[-1])))
+
+
+def _served(
+    of: Service, due: NDArray[np.float64], extra: NDArray[np.float64], window_s: float
+) -> tuple[NDArray[np.float64], int, float]:
+    """Latencies in seconds of the arrivals at one replica, the batches it made, and the seconds it computed."""
+    count, most, free = len(due), of.most, 0.0
+    times = {size: of.seconds(size) for size in of.batch_s}
+    latencies, done, batches, busy = np.empty(count), 0, 0, 0.0
+    arrivals = due.tolist()
+    while done < count:
+        start = max(free, arrivals[done])
+        if window_s:
+            full = arrivals[done + most - 1] if done + most <= count else math.inf
+            start = max(start, min(arrivals[done] + window_s, full))
+        waiting = 1
+        while waiting < most and done + waiting < count and arrivals[done + waiting] <= start:
+            waiting += 1
+        size = 1 << (waiting.bit_length() - 1)
+        spent = max(0.0, times[size] + extra[batches])
+        free = start + spent
+        latencies[done : done + size] = free - due[done : done + size]
+        done, batches, busy = done + size, batches + 1, busy + spent
+    return latencies, batches, busy
+
+
+def held(of: Service, limit_ms: float, window_s: float = 0.0, seed: int = 0, in_turn_among: int = 1) -> float:
+    """The highest rate of one replica, in images/s, that keeps p99 under the limit, up to `FULLEST`."""
+    low, high = 0, FULLEST
+    while low < high:
+        middle = (low + high + 1) // 2
+        fine = simulate(of, middle / 100 * of.capacity, window_s, seed, QUERIES, in_turn_among).p99_ms <= limit_ms
+        low, high = (middle, high) if fine else (low, middle - 1)
+    return low / 100 * of.capacity
+
+
+def needed(rate: float, each: float) -> int | None:
+    """Replicas for a load, given what each holds; None where each holds nothing."""
+    return math.ceil(rate / each) if each else None
+
+
+def cost_per_million(cores: int, rate: float, core_hour: float) -> float:
+    """The price of a million predictions, in the currency of `core_hour`."""
+    return cores * core_hour / 3600 / rate * 1e6
+
+
+@dataclass(frozen=True)
+class Surge:
+    """What a sudden rise of the load does before and after new replicas arrive."""
+
+    late_requests: float  # that waited longer than the limit
+    longest_wait_s: float
+    recovered_s: float  # after the rise until nothing waits longer than the limit; infinite where it never does
+
+
+def surge(capacity: float, rate: float, factor: float, lag_s: float, grown: float, limit_s: float) -> Surge:
+    """A rise of the load from `rate` to `factor` times it, met `lag_s` later by a capacity of `grown` images/s.
+
+    Counted as a flow: what arrives beyond the capacity queues up and is served in order, so an image waits for as long
+    as the queue before it takes at the capacity of the moment.
+    """
+    load = rate * factor
+    behind = max(0.0, load - capacity) * lag_s  # images waiting when the new replicas arrive
+    begins = limit_s * capacity / (load - capacity) if load > capacity else math.inf
+    if behind <= limit_s * grown:
+        if load > grown:
+            return Surge(math.inf, math.inf, math.inf)
+        late_until = lag_s if begins < lag_s else begins
+    else:
+        late_until = lag_s + (behind - limit_s * grown) / (grown - load) if grown > load else math.inf
+    if begins >= late_until:
+        return Surge(0.0, behind / capacity, 0.0)
+    return Surge(load * (late_until - begins), behind / capacity, late_until)

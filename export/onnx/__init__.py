@@ -1,0 +1,1 @@
+"""Making ONNX files that run in integers, and reading them."""

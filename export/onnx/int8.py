@@ -1,0 +1,207 @@
+"""Static int8 for ONNX: integer convolutions and dense layers from the raw pixel to the logits.
+
+Weights are symmetric int8 by output channel, activations uint8, ranges from calibration images. The pixel needs no
+calibration: a byte b stands for b/255, so its scale is 1/255 and its zero point 0, and the byte that arrives IS the
+quantized value. ONNX Runtime's quantizer puts a QuantizeLinear there all the same; it is taken out again. The logits
+stay in the float that the last integer product is scaled to, and Softmax stays float.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.onnx import calibration, stem
+from export.onnx import floats as onnx_float
+from export.onnx import graph as onnx_graph
+from export.onnx.calibration import Choice, Ranges
+from export.onnx.graph import INPUT, PIXELS, Core
+
+FIRST = Choice()
+DENSE = ("QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger")
+CONVOLUTION = ("QLinearConv", "ConvInteger")
+_PRODUCTS = ("Conv", "MatMul", "Gemm")
+_MOVES = ("Transpose", "Reshape", "Flatten", "MaxPool", "NhwcMaxPool")  # these move bytes about and compute nothing
+
+
+class Quantizer:
+    """Makes int8 models of one core by any choice of calibration; the ranges are measured once."""
+
+    def __init__(self, core: Core, images: NDArray[np.uint8]) -> None:
+        self.core, self.images = core, images
+        self.prepared = _prepared(core)
+
+    @functools.cached_property
+    def spreads(self) -> dict[str, calibration.Spread]:
+        """Of all tensors of the prepared network over the calibration images."""
+        return calibration.measure(self.prepared, PIXELS, self.images, self.pixels)
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the convolutions and dense layers, from the input on."""
+        return [node.name for node in self.prepared.graph.node if node.op_type in _PRODUCTS]
+
+    def pixels(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raw images as the core's pixels."""
+        moved = images.transpose(self.core.layout) if self.core.layout else images
+        return np.ascontiguousarray(moved).astype(np.float32) * np.float32(self.core.scale)
+
+    def model(
+        self,
+        choice: Choice = FIRST,
+        learned: Ranges | None = None,
+        overrides: dict[str, Any] | None = None,
+        *,
+        widen: bool = True,
+        quantized_input: bool = False,
+    ) -> Any:
+        """The core in QDQ form, from raw bytes to probabilities.
+
+        Args:
+            choice: Calibration, and the layers that stay float.
+            learned: Ranges by tensor name that a quantization-aware model brings; they go before measured ones.
+            overrides: More of the quantizer's `TensorQuantOverrides`, as for weights with scales of their own.
+            widen: Lay the first convolution out for ONNX Runtime (`onnx_stem`).
+            quantized_input: Scale bytes to float and quantize them again, for runtimes that want to see it so.
+        """
+        ranges = {**calibration.ranges(self.spreads, choice.method), **(learned or {})}
+        model = self._qdq(choice, ranges, overrides or {})
+        _float_logits(model.graph)
+        if quantized_input:
+            onnx_float.head(model, self.core, fold=False)
+        else:
+            _feed_bytes(model, self.core, widen)
+        onnx_graph.take_bytes(model, self.core.shape)
+        return model
+
+    def _qdq(self, choice: Choice, ranges: Ranges, overrides: dict[str, Any]) -> Any:
+        import onnxruntime.quantization as ort
+        from onnxruntime.quantization.calibrate import TensorsData
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+        from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+        limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+        pixel = {
+            "quant_type": ort.QuantType.QUInt8,
+            "scale": np.array(self.core.scale, np.float32),
+            "zero_point": np.array(0, np.uint8),
+        }
+        last = [node.name for node in self.prepared.graph.node if node.op_type == "Softmax"]
+        quantizer = QDQQuantizer(
+            save_and_reload_model_with_shape_infer(self.prepared),
+            choice.per_channel,
+            False,  # reduce_range
+            ort.QuantType.QInt8,
+            ort.QuantType.QUInt8,
+            TensorsData(ort.CalibrationMethod.MinMax, limits),
+            [],
+            [*last, *choice.floats],
+            list({*QDQRegistry, *QLinearOpsRegistry}),
+            {"WeightSymmetric": True, "TensorQuantOverrides": {**overrides, PIXELS: [pixel]}},
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        return quantizer.model.model
+
+
+def quantize(core: Core, images: NDArray[np.uint8]) -> Any:
+    """The core as an int8 model that takes raw bytes; `images` uint8 `[N, H, W, 3]` calibrate it, by min-max."""
+    return Quantizer(core, images).model()
+
+
+def _prepared(core: Core) -> Any:
+    """The core with BatchNorm and constants folded, its nodes named."""
+    import onnx
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder:
+        whole, written = Path(folder, "core.onnx"), Path(folder, "prepared.onnx")
+        onnx.save(core.model, whole)  # given the model itself, it would move the weights to a file of their own
+        quant_pre_process(whole, written, skip_symbolic_shape=True)
+        model = onnx.load(written)
+    seen: set[str] = set()
+    for place, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type.lower()}_{place}"
+        seen.add(node.name)
+    return model
+
+
+def _float_logits(graph: Any) -> None:
+    """Takes away QuantizeLinear and DequantizeLinear between the last layer and a Softmax."""
+    made = {node.output[0]: node for node in graph.node}
+    for softmax in [node for node in graph.node if node.op_type == "Softmax"]:
+        dequantize = made.get(softmax.input[0])
+        quantize = made.get(dequantize.input[0]) if dequantize and dequantize.op_type == "DequantizeLinear" else None
+        if dequantize is None or quantize is None or quantize.op_type != "QuantizeLinear":
+            continue
+        softmax.input[0] = quantize.input[0]
+        for node in (dequantize, quantize):
+            if not onnx_graph.consumers(graph, node.output[0]):
+                graph.node.remove(node)
+
+
+def _feed_bytes(model: Any, core: Core, widen: bool) -> None:
+    """Puts the raw bytes, transposed where needed, in the place of the quantized pixels.
+
+    A first layer that stays float gets what a float model has there.
+    """
+    import onnx
+
+    graph = model.graph
+    readers = onnx_graph.consumers(graph, PIXELS)
+    if len(readers) != 1 or readers[0].op_type not in ("QuantizeLinear", *_PRODUCTS):
+        raise ValueError(f"the quantizer left the pixels to {[node.op_type for node in readers]}")
+    if readers[0].op_type != "QuantizeLinear":
+        onnx_float.head(model, core, fold=True)
+        return
+    quantized = readers[0].output[0]
+    graph.node.remove(readers[0])
+    group = stem.widen(graph, core, quantized) if widen else 1
+    if core.layout:
+        name = stem.side_by_side(graph, core, group)
+        where = 1 if group > 1 else 0
+        graph.node.insert(where, onnx.helper.make_node("Transpose", [name], [quantized], perm=core.layout))
+        return
+    for node in onnx_graph.consumers(graph, quantized):
+        node.input[list(node.input).index(quantized)] = INPUT
+
+
+def check_integer(core: Core, optimized: Any, floats: int = 0) -> None:
+    """That the graph which runs computes in integers from the first byte on, `floats` layers aside.
+
+    Raises:
+        ValueError: A convolution or dense layer stayed float, or the bytes meet a float step first; says which.
+    """
+    wanted = Counter(node.op_type for node in core.model.graph.node)
+    present = Counter(node.op_type for node in optimized.graph.node)
+    spared = floats
+    for kinds, integer in ((("Conv",), CONVOLUTION), (("MatMul", "Gemm"), DENSE)):
+        asked, got = (sum(count[kind] for kind in names) for count, names in ((wanted, kinds), (present, integer)))
+        spared -= max(0, asked - got)
+        if spared < 0:
+            raise ValueError(f"only {got} of {asked} {kinds[0]} run in integers; the graph holds {dict(present)}")
+    if not floats:
+        _check_pixels(optimized.graph, INPUT, core.scale)
+
+
+def _check_pixels(graph: Any, name: str, scale: float) -> None:
+    from onnx import numpy_helper
+
+    for node in onnx_graph.consumers(graph, name):
+        if node.op_type in _MOVES:
+            _check_pixels(graph, node.output[0], scale)
+        elif node.op_type not in (*CONVOLUTION, *DENSE):
+            raise ValueError(f"the raw pixels meet {node.op_type} before the first integer product")
+        elif node.op_type in ("QLinearConv", "QLinearMatMul", "QGemm"):  # (x, x_scale, x_zero_point, …)
+            found = [onnx_graph.initializer(graph, node.input[i]) for i in (1, 2)]
+            told, zero = (float(numpy_helper.to_array(tensor).reshape(-1)[0]) for tensor in found)
+            if zero != 0 or not np.isclose(told, scale, rtol=1e-6):
+                raise ValueError(f"the pixels' scale is {told} and zero point {zero:g}, not {scale} and 0")

@@ -1,0 +1,213 @@
+"""Looks for the int8 model that strays least from its float parent, on images held out of training.
+
+`calibrate` tries every rule for ranges, with scales by channel and by tensor. `give_back` starts from the best of these
+and, where it still loses more than the budget allows, leaves layers in float: it ranks them by the damage each does
+when it alone is quantized, and gives the worst back until the loss is within the budget. Test images are never seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import catalog
+from catalog import KilnError
+from export.formats import Conversion
+from export.onnx import calibration, floats
+from export.onnx.calibration import CHOICES, Choice, Judgement, Ranges
+from export.onnx.int8 import Quantizer
+
+MOST = 4096  # validation images at most
+RANKED = 512  # of them, for the ranking of layers: it needs an order, not a figure
+BATCH = 64
+
+
+@dataclass
+class Bench:
+    """A model under trial: its quantizer, the images it is judged on and what the float model answers to them."""
+
+    quantizer: Quantizer
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    threads: int
+    learned: Ranges = field(default_factory=dict)  # ranges that a quantization-aware model brings
+
+    def __post_init__(self) -> None:
+        self.reference = run(floats.finish(self.quantizer.core), self.images, self.threads)
+
+    @property
+    def float_top1(self) -> float:
+        """The parent's accuracy on these images, in percent."""
+        if self.labels is None:
+            raise ValueError("there are no labels to judge an accuracy by")
+        return 100 * float(np.mean(self.reference.argmax(1) == self.labels))
+
+    def model(self, choice: Choice) -> Any:
+        """What this choice makes, as it would be exported."""
+        return self.quantizer.model(choice, self.learned)
+
+    def judge(self, choice: Choice, count: int | None = None) -> Judgement:
+        """How what this choice makes does on the first `count` images."""
+        answers = run(self.model(choice), self.images[:count], self.threads)
+        labels = None if self.labels is None else self.labels[:count]
+        return calibration.judge(answers, self.reference[:count], labels)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an int8 model is to be made with, in words for its card, and what was tried."""
+
+    choice: Choice
+    learned: Ranges
+    settings: dict[str, Any]
+    log: list[dict[str, Any]]
+
+
+def chosen(request: Conversion, quantizer: Quantizer, give: bool = False) -> Found:
+    """The best calibration, or the learned one; with `give`, layers are left in float as the budget asks.
+
+    Raises:
+        KilnError: As `give_back`.
+    """
+    learned = learned_ranges(request, quantizer)
+    log: list[dict[str, Any]] = []
+    tried = None if learned and not give else bench(request, quantizer, learned)
+    choice, method = Choice(), "learned in training"
+    if tried and not learned:
+        choice, log = calibrate(request, tried)
+        method = choice.method
+    settings: dict[str, Any] = {"calibration_method": method, "per_channel": choice.per_channel}
+    if tried and give:
+        choice = _affordable(request, tried, log, choice)
+        choice, more = give_back(request, tried, choice)
+        settings |= {"calibration_method": method if learned else choice.method, "per_channel": choice.per_channel}
+        log, settings = [*log, *more], {**settings, "float_layers": list(choice.floats)}
+    return Found(choice, learned, settings, log)
+
+
+def _affordable(request: Conversion, tried: Bench, log: list[dict[str, Any]], best: Choice) -> Choice:
+    """The least harmful calibration that keeps the budget with all layers in integers; `best` where none does."""
+    if tried.labels is None or request.allowed_drop is None:
+        return best
+    least = tried.float_top1 - request.allowed_drop
+    able = [step for step in log if step["validation_top1"] >= least]
+    if not able:
+        return best
+    step = min(able, key=lambda step: float(step["damage"]))
+    return Choice(step["calibration"], step["per_channel"])
+
+
+def learned_ranges(request: Conversion, quantizer: Quantizer) -> Ranges:
+    """By tensor name, the ranges that quantization-aware training left beside the Keras model; empty for none."""
+    path = request.keras_path.parent / "ranges.json"
+    if not path.is_file():
+        return {}
+    from export.onnx import learned
+
+    return learned.by_tensor(quantizer.prepared, quantizer.pixels, request.keras_path, learned.read(path))
+
+
+def bench(request: Conversion, quantizer: Quantizer, learned: Ranges) -> Bench:
+    """The bench of a conversion; without validation images it is judged on those that calibrate."""
+    images, labels = request.validation, request.validation_labels
+    if images is None or len(images) == 0:
+        images, labels = request.calibration, None
+    few = None if labels is None else np.asarray(labels[:MOST])
+    return Bench(quantizer, np.asarray(images[:MOST]), few, request.threads, learned)
+
+
+def calibrate(request: Conversion, tried: Bench) -> tuple[Choice, list[dict[str, Any]]]:
+    """The calibration that does least damage, and what was tried; found once for a model and its images."""
+
+    def find() -> dict[str, Any]:
+        log, best = [], (np.inf, CHOICES[0])
+        for choice in CHOICES:
+            judgement = tried.judge(choice)
+            log.append({"calibration": choice.method, "per_channel": choice.per_channel, **judgement.words()})
+            best = min(best, (judgement.damage, choice), key=lambda pair: pair[0])
+        return {"choice": calibration.as_json(best[1]), "log": log}
+
+    found = calibration.kept(request.cache, {"search": "calibration", **_key(request, tried)}, find)
+    return calibration.chosen_from(found), list(found["log"])
+
+
+def give_back(request: Conversion, tried: Bench, start: Choice) -> tuple[Choice, list[dict[str, Any]]]:
+    """The choice with the fewest float layers that keeps the request's budget, and what was tried.
+
+    Raises:
+        KilnError: There are no labelled validation images, or no budget.
+    """
+    if tried.labels is None or request.allowed_drop is None:
+        raise KilnError("layers are given back against a budget on validation images; train with validation > 0")
+    budget = request.allowed_drop
+
+    def find() -> dict[str, Any]:
+        first = tried.judge(start)
+        log = [_step(start, first, tried.float_top1)]
+        if _drop(first, tried.float_top1) <= budget:
+            return {"choice": calibration.as_json(start), "log": log}
+        ranking = rank(tried, start)
+        log += [{"layer": name, "damage_alone": round(damage, 8)} for name, damage in ranking]
+        chosen = start
+        for count in range(1, len(ranking) + 1):
+            chosen = dataclasses.replace(start, floats=tuple(name for name, _ in ranking[:count]))
+            judgement = tried.judge(chosen)
+            log.append(_step(chosen, judgement, tried.float_top1))
+            if _drop(judgement, tried.float_top1) <= budget:
+                break
+        return {"choice": calibration.as_json(chosen), "log": log}
+
+    key = {"search": "give back", "budget": budget, "start": calibration.as_json(start), **_key(request, tried)}
+    found = calibration.kept(request.cache, key, find)
+    return calibration.chosen_from(found), list(found["log"])
+
+
+def rank(tried: Bench, start: Choice) -> list[tuple[str, float]]:
+    """Layers and the damage each does when it alone is quantized, the worst first."""
+    layers = tried.quantizer.layers
+    damages = {}
+    for layer in layers:
+        alone = dataclasses.replace(start, floats=tuple(name for name in layers if name != layer))
+        damages[layer] = tried.judge(alone, RANKED).damage
+    return sorted(damages.items(), key=lambda pair: -pair[1])
+
+
+def _drop(judgement: Judgement, float_top1: float) -> float:
+    assert judgement.top1 is not None
+    return float_top1 - judgement.top1
+
+
+def _step(choice: Choice, judgement: Judgement, float_top1: float) -> dict[str, Any]:
+    return {
+        "float_layers": list(choice.floats),
+        "calibration": choice.method,
+        "per_channel": choice.per_channel,
+        **judgement.words(),
+        "validation_drop": round(_drop(judgement, float_top1), 4),
+    }
+
+
+def _key(request: Conversion, tried: Bench) -> dict[str, Any]:
+    return {
+        "model": catalog.sha256_of(request.keras_path),
+        "calibration": calibration.digest_of(request.calibration),
+        "validation": calibration.digest_of(tried.images),
+        "learned": sorted(tried.learned.items()),
+        "onnxruntime": catalog.versions("onnxruntime", "onnxruntime-gpu"),
+    }
+
+
+def run(model: Any, images: NDArray[np.uint8], threads: int) -> NDArray[np.float32]:
+    """Probabilities `[N, classes]` of an ONNX model that is not on disk yet."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, threads
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    parts = [session.run(None, {name: images[at : at + BATCH]})[0] for at in range(0, len(images), BATCH)]
+    return np.concatenate(parts)

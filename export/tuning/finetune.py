@@ -1,0 +1,231 @@
+"""Fine-tuning inside a transform: a few epochs on a network that is being made smaller, that may be killed at any step.
+
+As in training, an epoch's images are a function of (seed, epoch) alone, so the weights, the optimizer's state and the
+position are all a checkpoint needs, and a run that goes on ends in the same weights as one that was never stopped. It
+works on Keras 3 networks and on `tf_keras` ones with the wrappers of the compression tools around their layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog import KilnError, Recipe
+from export.transforms import Progress, Stopped, Work
+from export.tuning import steps as steps
+from training import optimize
+from training.augment import augment
+from training.checkpoint import Checkpoints, State, same_run
+
+STEPS_A_CALL = 8  # compiled into one call on small networks; also how long a stop may wait
+PREDICT_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How it went: one row an epoch (loss, accuracy and val_accuracy in 0..1), and seconds over all its processes."""
+
+    history: list[dict[str, float]]
+    seconds: float
+
+
+def tune(
+    keras: Any,
+    model: Any,
+    work: Work,
+    *,
+    callbacks: Sequence[Any] = (),
+    phase: str = "",
+    recipe: Recipe | None = None,
+    teacher: Any = None,
+    checkpoint_seconds: float = 60.0,
+) -> Tuned:
+    """Trains `model` (uint8 images to logits) in place, from the newest whole checkpoint of this work if there is one.
+
+    Args:
+        keras: Keras 3 or `tf_keras`, whichever the model is of.
+        model: Built; the same code must have built it when a run is resumed.
+        work: Whose data set, seed, checkpoints, progress and stop are used.
+        callbacks: Keras callbacks a compression tool needs.
+        phase: Tells the fine-tunings of one transform apart, where it has several.
+        recipe: Instead of `work.recipe`.
+        teacher: A model of logits whose answers are asked for too, where the recipe has a `teacher`.
+        checkpoint_seconds: How often it is saved.
+
+    Raises:
+        Stopped: `work.stop()` came true; the run is saved.
+        KilnError: The loss or a weight is no longer finite; the last good checkpoint stays.
+    """
+    run = _Run(keras, model, work, recipe or work.recipe, phase, teacher, checkpoint_seconds)
+    run.resume()
+    for epoch in range(run.state.epoch, run.recipe.epochs):
+        run.epoch(*run.draw(epoch), list(callbacks))
+    return Tuned(run.state.history, run.state.seconds)
+
+
+class _Run:
+    def __init__(
+        self, keras: Any, model: Any, work: Work, recipe: Recipe, phase: str, teacher: Any, checkpoint_seconds: float
+    ) -> None:
+        self.keras, self.model, self.work, self.recipe = keras, model, work, recipe
+        self.teacher = teacher if recipe.teacher else None
+        self.checkpoints = Checkpoints(work.checkpoints / phase if phase else work.checkpoints)
+        self.identity = {**work.identity, **recipe.decisive(), "phase": phase}
+        self.checkpoint_seconds = checkpoint_seconds
+        self.steps = math.ceil(len(work.dataset.x_train) / recipe.batch_size)
+        self.optimizer = steps.optimizer(keras, recipe, self.steps)
+        classes = len(work.dataset.classes)
+        told = recipe if self.teacher is not None else dataclasses.replace(recipe, teacher="")
+        model.compile(
+            optimizer=self.optimizer,
+            loss=optimize.loss(keras, told, classes),
+            metrics=[steps.accuracy(classes)],
+            jit_compile=False,
+            steps_per_execution=STEPS_A_CALL if model.count_params() < 1_000_000 else 1,
+        )
+        self.optimizer.build(model.trainable_variables)
+        self.state = State(self.identity, epoch=0, step=0)
+        self.saved_at = self.begun = time.monotonic()
+
+    # -- state
+
+    def variables(self) -> list[Any]:
+        return [*self.model.weights, *_listed(self.optimizer.variables)]
+
+    def resume(self) -> None:
+        """Goes back to the newest whole checkpoint of the same work; those of other work are dropped."""
+        found = self.checkpoints.newest(lambda message: print(f"{self.work.level}: {message}", flush=True))
+        if found is None:
+            return
+        state, arrays = found
+        try:
+            same_run(state, self.identity, self.work.level)
+        except KilnError:  # another parent, recipe or data set: what was begun for it is worth nothing now
+            self.checkpoints.clear()
+            return
+        variables = [v for v in self.variables() if _numeric(v)]
+        if [tuple(v.shape) for v in variables] != [array.shape for array in arrays]:
+            raise KilnError(f"the checkpoint of {self.work.level} is of another network; start over with --force")
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+        self.state, self.begun = state, time.monotonic() - state.seconds
+
+    def save(self) -> None:
+        self.state = dataclasses.replace(self.state, seconds=time.monotonic() - self.begun)
+        try:
+            self.checkpoints.save(self.state, [np.asarray(v.numpy()) for v in self.variables() if _numeric(v)])
+        except FloatingPointError as error:
+            raise self.diverged("a weight") from error
+        self.saved_at = time.monotonic()
+
+    def diverged(self, what: str) -> KilnError:
+        return KilnError(f"{self.work.level}: {what} is NaN or infinite in epoch {self.state.epoch + 1} of fine-tuning")
+
+    # -- epochs
+
+    def draw(self, epoch: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """One epoch's images and labels, a teacher's behind them, shuffled and augmented by (seed, epoch)."""
+        data, classes = self.work.dataset, len(self.work.dataset.classes)
+        rng = np.random.default_rng([self.work.seed, epoch])
+        order = rng.permutation(len(data.x_train))
+        x, y = augment(self.recipe, data.x_train[order], np.eye(classes, dtype=np.float32)[data.y_train[order]], rng)
+        if self.teacher is not None:
+            y = np.concatenate(
+                [y, steps.softened(self.teacher, x, self.recipe.temperature)], axis=1
+            )  # [N, 2 * classes]
+        return x, y
+
+    def epoch(self, x: NDArray[np.uint8], y: NDArray[np.float32], callbacks: list[Any]) -> None:
+        """Trains what is left of the current epoch, measures it and opens the next."""
+        done = self.state.step * self.recipe.batch_size
+        sums = dict(self.state.sums) or {"images": 0.0, "loss": 0.0, "accuracy": 0.0}
+        if done < len(x):
+            self.model.fit(
+                x[done:],
+                y[done:],
+                batch_size=self.recipe.batch_size,
+                epochs=1,
+                shuffle=False,
+                verbose=0,
+                callbacks=[*callbacks, self.watcher(self.state.step, sums, len(x))],
+            )
+        row = {
+            "epoch": self.state.epoch + 1,
+            "loss": self.state.sums["loss"] / self.state.sums["images"],
+            "accuracy": self.state.sums["accuracy"] / self.state.sums["images"],
+            **self.validate(),
+        }
+        history = [*self.state.history, {key: round(value, 6) for key, value in row.items()}]
+        self.state = State(self.identity, self.state.epoch + 1, 0, {}, history, time.monotonic() - self.begun)
+        if self.state.epoch == self.recipe.epochs or time.monotonic() - self.saved_at >= self.checkpoint_seconds:
+            self.save()
+
+    def watcher(self, first: int, before: dict[str, float], images: int) -> Any:
+        """The callback that counts steps, tells them, guards the loss, saves and stops."""
+        run, batch, begun = self, self.recipe.batch_size, time.monotonic()
+
+        class Watcher(self.keras.callbacks.Callback):  # type: ignore[misc, name-defined]
+            def on_train_batch_end(self, index: int, logs: dict[str, float] | None = None) -> None:
+                logs = logs or {}
+                step = min(first + index + 1, run.steps)
+                seen = min(step * batch, images) - first * batch
+                if not math.isfinite(logs["loss"]):
+                    raise run.diverged("the loss")
+                run.state = dataclasses.replace(
+                    run.state,
+                    step=step,
+                    sums={
+                        "images": before["images"] + seen,
+                        "loss": before["loss"] + logs["loss"] * seen,
+                        "accuracy": before["accuracy"] + logs["accuracy"] * seen,
+                    },
+                )
+                run.show(logs, seen / max(time.monotonic() - begun, 1e-9))
+                if run.work.stop():
+                    run.save()
+                    raise Stopped(f"{run.work.level} was stopped and is saved; the same command goes on")
+                if time.monotonic() - run.saved_at >= run.checkpoint_seconds:
+                    run.save()
+
+        return Watcher()
+
+    def show(self, logs: dict[str, float], speed: float) -> None:
+        epoch, total = self.state.epoch, self.recipe.epochs
+        figures = (
+            f"epoch {epoch + 1}/{total}  loss {logs['loss']:.3f}  "
+            f"acc {100 * logs['accuracy']:.1f}%  {speed:,.0f} images/s"
+        )
+        self.work.progress(Progress(epoch * self.steps + self.state.step, total * self.steps, figures))
+
+    def validate(self) -> dict[str, float]:
+        top1 = validation_top1(self.model, self.work.dataset)
+        return {} if top1 is None else {"val_accuracy": top1 / 100}
+
+
+def validation_top1(model: Any, data: Any) -> float | None:
+    """Top-1 in percent on the validation split of a model of logits or probabilities; None where there is no split.
+
+    Raises:
+        KilnError: An output is not finite.
+    """
+    if not len(data.x_val):
+        return None
+    answers = np.asarray(model.predict(data.x_val, batch_size=PREDICT_BATCH, verbose=0))
+    if not np.isfinite(answers).all():
+        raise KilnError("an output of the fine-tuned network is NaN or infinite")
+    return round(100 * float(np.mean(answers.argmax(axis=1) == data.y_val)), 4)
+
+
+def _listed(variables: Any) -> list[Any]:
+    return list(variables() if callable(variables) else variables)
+
+
+def _numeric(variable: Any) -> bool:
+    return "string" not in str(variable.dtype)

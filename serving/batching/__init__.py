@@ -1,0 +1,269 @@
+"""Computes the images of concurrent requests together, a lane for each variant.
+
+There is no timer. A request that finds its lane empty is computed at once, on the event loop where that is short. While
+a batch is computed in the lane's thread, whatever arrives waits and is the next batch: the window is as long as the
+batch before took, so it widens with the load and is nothing without it. A lane that is free although others are on
+their way closes its batch with the first turn of the event loop that brings no more.
+
+What waits is bounded, and every request has a deadline: past it, it is answered without having been computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.formats import Predict
+from serving.batching.thread import Batch, Outcome, Results, Thread, Waiting, compute
+from serving.errors import RequestError
+
+_MAX_STUCK = 4  # threads of a lane that may hang before it takes no more
+_LEARNING = 0.2  # weight of the newest batch in what an image is expected to take
+
+logger = logging.getLogger("bentoml.modelkiln")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a lane may do. Counts are images, times seconds unless the name says otherwise."""
+
+    max_batch: int = 32
+    max_queue: int = 512
+    deadline_s: float = 5.0  # of a request that names none, from its arrival in the lane to the start of its batch
+    compute_timeout_s: float = 20.0
+    alone_ms: float = 2.0  # a lone request expected to be shorter is computed on the event loop
+    inline_ms: float = 0.3  # so is a batch that is shorter than handing it to a thread and back is worth
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a lane has done since it was opened; seconds are summed over requests."""
+
+    requests: int = 0
+    images: int = 0
+    failures: int = 0
+    refused: int = 0
+    batches: dict[int, tuple[int, float]] = field(default_factory=dict)  # images -> batches, seconds of computing
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    last: float = 0.0  # seconds since the epoch
+
+
+def _stays() -> bool:
+    return False
+
+
+def _unobserved(_: int) -> None:
+    return
+
+
+class Lane:
+    """Batches one variant's requests; all methods are for one event loop's thread.
+
+    `with lane:` around a request tells that its images are on their way, from before they are read to its answer.
+    """
+
+    def __init__(self, predict: Predict, warm_ms: float, limits: Limits | None = None) -> None:
+        """Takes the variant and the milliseconds that one image takes it."""
+        self.limits = limits or Limits()
+        self.tally = Tally()
+        self.expected = 0
+        self.depth = 0  # images that wait
+        self.on_batch: Callable[[int], None] = _unobserved  # the images of every batch that was computed
+        self.on_depth: Callable[[int], None] = _unobserved  # the images that wait, whenever that changes
+        self._predict, self._image_ms = predict, warm_ms
+        self._waiting: deque[Waiting] = deque()
+        self._computing: Batch | None = None
+        self._gathering, self._seen = False, 0
+        self._sweep: asyncio.Handle | None = None
+        self._sweep_at = 0.0
+        self._thread: Thread | None = None
+        self._stuck: set[Thread] = set()
+
+    def __enter__(self) -> Lane:
+        self.expected += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.expected -= 1
+
+    async def run(
+        self, images: NDArray[np.uint8], deadline_s: float | None = None, gone: Callable[[], bool] = _stays
+    ) -> Outcome:
+        """Computes uint8 `[N, H, W, 3]`, with others' images or alone; `gone` says that nobody waits any more.
+
+        Raises:
+            RequestError: 429 `queue_full`, 503 `deadline_passed` or `model_stuck`, 504 `inference_timeout`.
+        """
+        limits, count = self.limits, len(images)
+        lone = self._computing is None and not self._waiting and self.expected <= 1
+        if lone and count <= limits.max_batch and count * self._image_ms <= limits.alone_ms:
+            return self._alone(images)
+        self._admit(count)
+        loop = asyncio.get_running_loop()
+        now, allowed = loop.time(), limits.deadline_s if deadline_s is None else min(deadline_s, limits.deadline_s)
+        item = Waiting(images, loop.create_future(), now, now + allowed, gone)
+        self._waiting.append(item)
+        self.depth += count
+        self.on_depth(self.depth)
+        self._look_again(loop, item.deadline)
+        if self._computing is None and not self._gathering:
+            self._gathering, self._seen = True, len(self._waiting)
+            loop.call_soon(self._gather, loop)
+        return await item.answer
+
+    def _alone(self, images: NDArray[np.uint8]) -> Outcome:
+        begun = perf_counter()
+        try:
+            probabilities = self._predict(images)
+        except Exception:
+            self.tally.failures += 1
+            raise
+        taken = perf_counter() - begun
+        self._learn(1, len(images), taken)
+        return Outcome(probabilities, 0.0, taken, len(images))
+
+    def _admit(self, count: int) -> None:
+        if len(self._stuck) >= _MAX_STUCK:
+            self.tally.refused += 1
+            raise RequestError(503, "model_stuck", "the model hangs; it takes no more images", _retry(10.0))
+        if self.depth and self.depth + count > self.limits.max_queue:
+            self.tally.refused += 1
+            sentence = f"{self.depth} images wait already, of {self.limits.max_queue} that may"
+            raise RequestError(429, "queue_full", sentence, _retry(self.depth * self._image_ms / 1000))
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        """Makes sure that somebody looks at the queue when this deadline passes."""
+        if self._sweep is None or deadline < self._sweep_at:
+            if self._sweep is not None:
+                self._sweep.cancel()
+            self._sweep, self._sweep_at = loop.call_at(deadline, self._swept, loop), deadline
+
+    def _swept(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweep = None
+        kept = [item for item in self._waiting if not self._dismissed(item, loop.time() + 0.001)]
+        self._waiting = deque(kept)
+        if kept:
+            self._look_again(loop, min(item.deadline for item in kept))
+
+    def _dismissed(self, item: Waiting, now: float) -> bool:
+        """Whether an item need not be computed; answers it where somebody may still listen."""
+        if not (item.answer.done() or item.gone() or now > item.deadline):
+            return False
+        self.depth -= len(item.images)
+        self.tally.refused += 1
+        if not item.answer.done():
+            waited = f"it waited {1000 * (now - item.since):.0f} ms and was not computed"
+            item.answer.set_exception(
+                RequestError(503, "deadline_passed", waited, _retry(self.depth * self._image_ms / 1000))
+            )
+        return True
+
+    def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Closes the batch, or grants another turn of the loop to those on their way while they keep coming."""
+        arrived = len(self._waiting)
+        if self._seen < arrived < self.expected and self.depth < self.limits.max_batch:
+            self._seen = arrived
+            loop.call_soon(self._gather, loop)
+            return
+        self._gathering = False
+        if self._computing is None:
+            self._dispatch(loop)
+
+    def _next(self, now: float) -> Batch | None:
+        items: list[Waiting] = []
+        count = 0
+        while self._waiting:
+            item = self._waiting[0]
+            if not self._dismissed(item, now):
+                if items and count + len(item.images) > self.limits.max_batch:
+                    break
+                items.append(item)
+                count += len(item.images)
+                self.depth -= len(item.images)
+            self._waiting.popleft()
+        self.on_depth(self.depth)
+        if not self._waiting and self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        return Batch(items, count, now) if items else None
+
+    def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        batch = self._next(loop.time())
+        if batch is None:
+            return
+        if batch.images * self._image_ms <= self.limits.inline_ms:
+            self._deliver(batch, compute(self._predict, batch.items, self.limits.max_batch))
+            if self._waiting and not self._gathering:
+                self._gathering, self._seen = True, len(self._waiting)
+                loop.call_soon(self._gather, loop)
+            return
+        self._computing = batch
+        batch.overdue = loop.call_later(self.limits.compute_timeout_s, self._overdue, batch, loop)
+        if self._thread is None or not self._thread.submit(batch, loop, self._finished):
+            self._thread = Thread(self._predict, self.limits.max_batch)
+            self._thread.submit(batch, loop, self._finished)
+
+    def _finished(self, thread: Thread, batch: Batch, results: Results, loop: asyncio.AbstractEventLoop) -> None:
+        """Takes a batch back from its thread, and begins the next."""
+        self._stuck.discard(thread)
+        if self._computing is not batch:  # given up already
+            return
+        assert batch.overdue is not None
+        batch.overdue.cancel()
+        self._computing = None
+        self._deliver(batch, results)
+        self._dispatch(loop)
+
+    def _overdue(self, batch: Batch, loop: asyncio.AbstractEventLoop) -> None:
+        """Answers a batch whose computation hangs, leaves its thread to itself and goes on in another."""
+        assert self._thread is not None
+        logger.error("an inference takes longer than %g s; it is given up", self.limits.compute_timeout_s)
+        self._stuck.add(self._thread)
+        self._thread.abandon()
+        self._thread, self._computing = None, None
+        self.tally.failures += len(batch.items)
+        for item in batch.items:
+            if not item.answer.done():
+                sentence = f"the inference took longer than {self.limits.compute_timeout_s:g} seconds"
+                item.answer.set_exception(RequestError(504, "inference_timeout", sentence))
+        self._dispatch(loop)
+
+    def _deliver(self, batch: Batch, results: Results) -> None:
+        answers, taken = results
+        for item, answer in zip(batch.items, answers, strict=True):
+            if isinstance(answer, Exception):
+                self.tally.failures += 1
+            if item.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                item.answer.set_exception(answer)
+            else:
+                item.answer.set_result(Outcome(answer, batch.begun - item.since, taken, batch.images))
+        self.tally.queue_s += sum(batch.begun - item.since for item in batch.items)
+        self._learn(len(batch.items), batch.images, taken)
+
+    def _learn(self, requests: int, images: int, taken: float) -> None:
+        """Keeps the books of a batch."""
+        self._image_ms += _LEARNING * (1000 * taken / images - self._image_ms)
+        tally = self.tally
+        tally.requests += requests
+        tally.images += images
+        tally.compute_s += taken * requests
+        batches, seconds = tally.batches.get(images, (0, 0.0))
+        tally.batches[images] = (batches + 1, seconds + taken)
+        tally.last = time.time()
+        self.on_batch(images)
+
+
+def _retry(seconds: float) -> dict[str, str]:
+    return {"retry-after": str(max(1, math.ceil(min(seconds, 60.0))))}

@@ -1,0 +1,1 @@
+"""From the ASGI server to a route: requests and answers, admission, identity, uploads."""

@@ -1,0 +1,116 @@
+"""What every request passes before a route sees it, and what is said of it afterwards.
+
+An identity (request id, trace), the token, other origins, and admission: a worker answers so many requests at a time
+and turns more away at once, so that those it takes stay quick. Then the metrics and the line in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from serving.errors import RequestError
+from serving.http.auth import METHODS, Guard, Headers
+from serving.http.record import Record
+from serving.http.web import Receive, Request, Scope, Send, refuse
+from serving.operations.logs import LOGGER, Identity, access_fields
+from serving.operations.metrics import Metrics
+from serving.settings import Settings
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+PROBES = frozenset(("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"))
+_TOLD = frozenset((b"authorization", b"x-request-id", b"traceparent", b"origin"))
+CLIENT_LEFT = 499  # nginx's status for an answer that nobody waited for
+
+logger = logging.getLogger(LOGGER)
+
+
+class Gate:
+    """An ASGI application around another, of one worker."""
+
+    def __init__(self, app: App, settings: Settings, metrics: Metrics, draining: Callable[[], bool]) -> None:
+        self._app, self._metrics, self._draining = app, metrics, draining
+        self._guard = Guard(settings.token, settings.cors_origins)
+        self._identity = Identity()
+        self._limit, self._retry_after = settings.max_inflight, str(math.ceil(settings.retry_after_s))
+        self._access = settings.access_log
+        self._inflight = self._leaving = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one HTTP request, or has it answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        told = {name: value for name, value in scope["headers"] if name in _TOLD}
+        record, parent = self._identity.of(told.get(b"x-request-id", b""), told.get(b"traceparent", b""))
+        scope["modelkiln"] = record
+        extra: Headers = [(b"x-request-id", record.id.encode())]
+        if parent:
+            extra.append((b"traceparent", parent))
+        preflight = scope["method"] == "OPTIONS" and b"origin" in told
+        if b"origin" in told:
+            extra += self._guard.cors(told[b"origin"], preflight)
+        if self._draining():
+            extra.append((b"connection", b"close"))
+
+        async def answer(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *extra]
+            await send(message)
+
+        if preflight and METHODS in extra:
+            record.route = "preflight"
+            await answer({"type": "http.response.start", "status": 204, "headers": []})
+            await answer({"type": "http.response.body", "body": b""})
+        else:
+            await self._admitted(scope, receive, answer, told.get(b"authorization", b""))
+        self._observe(record, scope["method"], time.perf_counter() - begun)
+
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send, authorization: bytes) -> None:
+        path = scope["path"]
+        if path in PROBES:
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._guard.admit(path, authorization)
+            if self._inflight >= self._limit:
+                raise RequestError(
+                    429, "overloaded", "the service has all it can do; try again", {"retry-after": self._retry_after}
+                )
+        except RequestError as error:
+            await refuse(error, Request(scope, receive), send)
+            return
+        self._inflight += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Frees the place at the next turn of the event loop.
+
+        Requests that are answered within one turn never overlap, however many there are; counting them till the turn
+        ends makes the number of those that arrived together count, which is what the last of them waits for.
+        """
+        self._leaving += 1
+        if self._leaving == 1:
+            asyncio.get_running_loop().call_soon(self._settle)
+
+    def _settle(self) -> None:
+        self._inflight -= self._leaving
+        self._leaving = 0
+        self._metrics.inflight(self._inflight)
+
+    def _observe(self, record: Record, method: str, seconds: float) -> None:
+        record.status = record.status or CLIENT_LEFT
+        self._metrics.answered(record, seconds)
+        failed = record.status >= 400
+        if self._access == "all" or (failed and self._access == "errors"):
+            level = logging.ERROR if record.status >= 500 else logging.INFO
+            logger.log(level, "answered", extra={"fields": access_fields(record, method, seconds)})

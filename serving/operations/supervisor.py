@@ -1,0 +1,104 @@
+"""The parent process notices at once when a worker dies.
+
+BentoML's supervisor (circus) looks every ten seconds, replaces a worker that cannot live for ever, and in a container
+not at all. Here a death wakes it: the worker is replaced at once, unless too many have died within a minute; then the
+service ends, says why, and its exit status is 1.
+
+circus keeps its arbiter to itself; the handler that it has installed for SIGTERM leads there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from serving.operations import metrics
+from serving.operations.logs import LOGGER
+
+_WINDOW_S = 60.0
+_AGAIN_S = 0.1
+
+logger = logging.getLogger(LOGGER)
+
+
+class Supervisor:
+    """Listens for SIGCHLD in the process that `bentoml serve` is."""
+
+    def __init__(self, restarts: int) -> None:
+        self._restarts = restarts
+        self._deaths: list[float] = []
+        self._known: set[int] = set()
+        self._ending = False
+
+    def begin(self) -> None:
+        """To be called before the workers are started, in the main thread."""
+        signal.signal(signal.SIGCHLD, self._child_died)
+
+    def _child_died(self, number: int, frame: FrameType | None) -> None:
+        controller = _controller()
+        if controller is not None:  # else circus has not begun, or has ended
+            controller.loop.add_callback_from_signal(self._look, controller)
+
+    def _look(self, controller: Any) -> None:
+        """Counts the dead and has circus replace them."""
+        arbiter = controller.arbiter
+        if self._ending or getattr(arbiter, "_stopping", False):
+            return
+        dead = _dead(arbiter)
+        for pid in dead - self._known:
+            self._deaths.append(time.monotonic())
+            metrics.worker_died(pid)
+            logger.warning("worker %d died; it is replaced", pid)
+        self._known |= dead
+        self._deaths = [at for at in self._deaths if time.monotonic() - at < _WINDOW_S]
+        if len(self._deaths) > self._restarts:
+            self._give_up(controller)
+        elif dead:
+            self._replace(controller)
+
+    def _replace(self, controller: Any) -> None:
+        from circus.exc import ConflictError
+
+        for watcher in controller.arbiter.iter_watchers():
+            watcher.respawn = True  # which BentoML turns off in a container
+        try:
+            controller.arbiter.manage_watchers()
+        except ConflictError:  # circus does one thing at a time
+            controller.loop.call_later(_AGAIN_S, self._look, controller)
+
+    def _give_up(self, controller: Any) -> None:
+        from circus.client import make_json
+
+        self._ending = True
+        logger.error(
+            "%d workers died within %g s; the service gives up. Their last words are above",
+            len(self._deaths),
+            _WINDOW_S,
+        )
+        atexit.register(_exit_failed)
+        controller.dispatch((None, make_json("quit")))
+
+
+def _controller() -> Any:
+    owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return getattr(owner, "controller", None)
+
+
+def _dead(arbiter: Any) -> set[int]:
+    """Process ids of the workers that have died and not been replaced."""
+    from circus.process import DEAD_OR_ZOMBIE, UNEXISTING
+
+    processes = [process for watcher in arbiter.iter_watchers() for process in watcher.processes.values()]
+    return {process.pid for process in processes if process.status in (DEAD_OR_ZOMBIE, UNEXISTING)}
+
+
+def _exit_failed() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

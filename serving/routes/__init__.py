@@ -1,0 +1,1 @@
+"""The service's own routes, and the description of all."""

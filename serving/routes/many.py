@@ -1,0 +1,125 @@
+"""`POST /predict/batch`: many images in one request, encoded or as one tensor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving import images
+from serving.errors import RequestError, quoted
+from serving.http import multipart
+from serving.http.web import Answer, Request
+from serving.models.repository import Model
+from serving.settings import Settings
+
+T = TypeVar("T")
+Run = Callable[[float, Callable[[], Any]], Awaitable[Any]]
+PIXELS_PER_MS = 20_000
+_TENSOR_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+
+
+class Batches:
+    """Reads a request's images; the models and the thread pool are the API's."""
+
+    def __init__(self, settings: Settings, run: Run) -> None:
+        self._settings, self._run = settings, run
+
+    async def read(self, request: Request, model: Model, shape: str) -> NDArray[np.uint8]:
+        """uint8 `[N, H, W, 3]`: files in a form, or the body itself with its shape in the query.
+
+        Raises:
+            RequestError: 400, 413 or 415; what is wrong with the first image that has something wrong, by its place.
+        """
+        content_type = request.header(b"content-type")
+        kind = content_type.partition(";")[0].strip().lower()
+        if kind != "multipart/form-data" and kind not in _TENSOR_TYPES:
+            raise RequestError(
+                415,
+                "content_type_unsupported",
+                f"the content type is {quoted(kind)}; send multipart/form-data with a field 'image' for every image, "
+                "or a uint8 tensor as application/octet-stream with ?shape=N,H,W,3",
+            )
+        info = model.card.dataset
+        if kind != "multipart/form-data":
+            count = self._count(shape, info.height, info.width)
+            body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
+            return tensor(body, (count, info.height, info.width, 3))
+        if shape:
+            raise RequestError(400, "query_unknown", "shape is for a tensor; these are files")
+        body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
+        parts = multipart.parse(content_type, body, self._settings.max_batch)
+        files = multipart.contents(parts, "image")
+        uploads = self._inspect(files)
+        total = sum(upload.pixels for upload in uploads)
+        decoded: NDArray[np.uint8] = await self._run(
+            total / PIXELS_PER_MS, lambda: _decode(uploads, info.height, info.width)
+        )
+        return decoded
+
+    def _count(self, shape: str, height: int, width: int) -> int:
+        told = shape.split(",")
+        if not all(part.isascii() and part.isdecimal() and len(part) < 7 for part in told) or len(told) != 4:
+            sentence = f"shape is {quoted(shape)}; a tensor needs ?shape=N,{height},{width},3"
+            raise RequestError(400, "query_invalid", sentence)
+        count, *rest = map(int, told)
+        if rest != [height, width, 3] or not 1 <= count <= self._settings.max_batch:
+            allowed = f"[1 to {self._settings.max_batch}, {height}, {width}, 3]"
+            raise RequestError(400, "tensor_invalid", f"shape is {quoted(shape)}; this model takes {allowed}")
+        return count
+
+    def _inspect(self, files: list[bytes]) -> list[images.Upload]:
+        uploads, left = [], self._settings.max_pixels
+        for place, file in enumerate(files):
+            upload = _placed(place, lambda file=file, left=left: images.inspect(file, left))  # type: ignore[misc]
+            left -= upload.pixels  # the limit is of a request: many images may not be more work than one
+            uploads.append(upload)
+        return uploads
+
+
+def tensor(body: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The body as uint8 of this shape, in C order.
+
+    Raises:
+        RequestError: 400 `tensor_invalid`; it is shorter or longer.
+    """
+    needed = int(np.prod(shape))
+    if len(body) != needed:
+        raise RequestError(
+            400, "tensor_invalid", f"the body has {len(body)} bytes; uint8 of shape {list(shape)} has {needed}"
+        )
+    return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+def _decode(uploads: list[images.Upload], height: int, width: int) -> NDArray[np.uint8]:
+    decoded = np.empty((len(uploads), height, width, 3), np.uint8)
+    for place, upload in enumerate(uploads):
+        decoded[place] = _placed(place, lambda upload=upload: upload.decode(height, width))  # type: ignore[misc]
+    return decoded
+
+
+def _placed(place: int, work: Callable[[], T]) -> T:
+    """Says of which image an error is, counted from 0 as the answer's results are."""
+    try:
+        return work()
+    except RequestError as error:
+        raise RequestError(error.status, error.code, f"image {place}: {error.error}", error.headers) from error
+
+
+def answer(
+    model: str, version: str, results: list[list[dict[str, Any]]], begun: float, times: dict[str, float]
+) -> Answer:
+    """The results in the order of the images; `times` are seconds by stage."""
+    milliseconds = {stage: round(1000 * taken, 3) for stage, taken in times.items()}
+    milliseconds["total"] = round(1000 * (time.perf_counter() - begun), 3)
+    return Answer(
+        {
+            "model": model,
+            "version": version,
+            "results": [{"predictions": predictions} for predictions in results],
+            "milliseconds": milliseconds,
+        }
+    )
