@@ -30,7 +30,8 @@ from serving.http.record import Record
 _SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-_FILE_BYTES = 1 << 20  # what prometheus_client maps of each of its files
+_FILE_BYTES = 1 << 20  # of each file that prometheus_client maps: enough for some 6,000 series
+_FILES = ("counter", "histogram", "gauge_livesum", "gauge_livemax")  # ours and BentoML's
 _FLUSH_S = 0.25
 _STAGES = ("decode", "queue", "compute")
 
@@ -98,6 +99,8 @@ class Metrics:
     def __init__(self) -> None:
         from prometheus_client import Counter, Gauge, Histogram
 
+        self._broken = False
+        self._guarded(_reserve_files)
         variant = ["model", "version"]
         self._requests = Counter("modelkiln_requests", "Answers by route and status", ["route", "code"])
         self._seconds = Histogram(
@@ -115,8 +118,6 @@ class Metrics:
         )
         self._children: dict[tuple[int | str, ...], Any] = {}
         self._due = False
-        self._broken = False
-        self._guarded(_reserve_files)
 
     def answered(self, record: Record, seconds: float) -> None:
         """Counts one answer, whatever it was."""
@@ -185,14 +186,17 @@ class Metrics:
 
 
 def _reserve_files() -> None:
-    """Takes the disk space of this worker's files now: a mapped page that the disk has no room for kills the process.
+    """Makes this worker's files before prometheus_client does, so large that they need not grow.
+
+    A mapped page that the disk has no room for kills the process, and a file that could not grow leaves
+    `prometheus_client` believing that it did: BentoML's probes would break for good.
 
     Raises:
         OSError: There is no room.
     """
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
-    for path in Path(folder).glob(f"*_{os.getpid()}.db") if folder else ():
-        with path.open("r+b") as file:
+    for name in _FILES if folder else ():
+        with Path(folder, f"{name}_{os.getpid()}.db").open("ab") as file:
             os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
 
 

@@ -102,7 +102,7 @@ def test_a_comment_is_that_behind_the_statement(source: str, told: str) -> None:
 def test_the_page_about_the_report_explains_every_column() -> None:
     for column in COLUMNS:
         assert f"`{column.name}`" in REPORT, column.name
-    template = (ROOT / "benchmarks" / "templates" / "report.html.j2").read_text(encoding="utf-8")
+    template = (ROOT / "benchmarks" / "reporting" / "templates" / "report.html.j2").read_text(encoding="utf-8")
     heads = {head for head in re.findall(r'<th scope="col">([^<{]+)</th>', template)}
     assert len(heads) > 20
     words = set(re.findall(r"[\w%/-]+", REPORT))

@@ -107,8 +107,8 @@ def test_20_and_request_ids_in_the_log(client: httpx.Client, server: Running) ->
 
 
 @pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="limits of another process are Linux's")
-def test_32_a_full_disk_costs_no_answer(client: httpx.Client, server: Running) -> None:
-    """No file of the worker may grow any more; a model that nobody asked yet would need a new series."""
+def test_32_a_full_disk_costs_no_answer_and_no_count(client: httpx.Client, server: Running, growth: Growth) -> None:
+    """No file of the worker may grow any more, though there are new series; their room was taken at the start."""
     (worker,) = psutil.Process(server.process.pid).children()
     before = worker.rlimit(psutil.RLIMIT_FSIZE)
     worker.rlimit(psutil.RLIMIT_FSIZE, (0, before[1]))
@@ -116,9 +116,14 @@ def test_32_a_full_disk_costs_no_answer(client: httpx.Client, server: Running) -
         for _ in range(3):
             assert client.post("/predict", content=plain(RED)).status_code == 200
             assert client.post("/predict", content=b"junk").status_code == 400
+        for path in ("/v2/models/wide/config", "/v2/models/wide/stats", "/healthz", "/livez", "/readyz"):
+            assert client.get(path).status_code == 200
     finally:
         worker.rlimit(psutil.RLIMIT_FSIZE, before)
-    assert client.get("/metrics").status_code == 200
+    growth.look()
+    assert growth.of("errors_total", code="image_undecodable") == 3
+    files = list((server.log.parent / "prometheus_multiproc_dir").glob(f"*_{worker.pid}.db"))
+    assert len(files) == 4 and {file.stat().st_size for file in files} == {1 << 20}
     assert psutil.Process(server.process.pid).children() == [worker]
 
 
