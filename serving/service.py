@@ -18,6 +18,7 @@ import bentoml
 from catalog import KilnError
 from serving import page
 from serving.errors import RequestError
+from serving.http import door
 from serving.http.gate import Gate
 from serving.http.web import Receive, Request, Route, Router, Scope, Send, refuse
 from serving.models import control, repository
@@ -97,6 +98,7 @@ class KilnService(bentoml.Service[Any]):  # type: ignore[misc]
         ]
         bento = super().to_asgi(is_main)
         gate = Gate(Front(bento, Router(routes), lifecycle, library, metrics), _SETTINGS, metrics, lifecycle.draining)
+        lifecycle.connection = lambda base: door.behind(base, _SETTINGS.max_inflight, gate.refusal)
         gc.collect()
         gc.freeze()  # what is loaded stays; the collector need not look at it again
         return gate

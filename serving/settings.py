@@ -36,7 +36,7 @@ class Settings:
     max_body_bytes: int = 8 * 1024 * 1024
     max_pixels: int = 25_000_000  # of an uploaded image, known from its header before it is decoded
     max_batch: int = 256  # images in one request
-    max_inflight: int = 128  # requests a worker answers at a time; more get 429 at once
+    max_inflight: int = 96  # requests a worker answers at a time; more get 429 at once
     retry_after_s: float = 1.0  # what a refused client is told to wait
     header_timeout_s: float = 10.0  # for a request's line and headers to arrive
     body_timeout_s: float = 10.0  # for a whole request body to arrive

@@ -16,6 +16,7 @@ import io
 import json
 import statistics
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,35 +215,44 @@ def tail(plan: Plan) -> Row:
 
 
 def overload(plan: Plan) -> list[Row]:
-    """Three times the capacity arrives, whatever the answers do."""
+    """Three times the capacity arrives, whatever the answers do; the capacity is measured before each round."""
+    statuses: Counter[int] = Counter()
+    rounds: list[dict[str, float]] = []
+    lost = 0
     with plan.service() as ours:
         content = png(plan.model)
-        full = hold(ours, content, 64, plan.seconds)
-        seen = run(wire.open_loop(ours.port, [content], 3 * full.rate, 512, plan.seconds))
+        for _ in range(plan.rounds):
+            full = hold(ours, content, 64, plan.seconds)
+            seen = run(wire.open_loop(ours.port, [content], 3 * full.rate, 512, plan.seconds))
+            statuses, lost = statuses + seen.statuses, lost + seen.lost
+            rounds.append(_overloaded(full, seen))
         time.sleep(1)
         after = hold(ours, content, 1, plan.seconds)
-        probe = wire.request("/livez", b"", method="GET")
-        before_ms = run(wire.closed(ours.port, [probe], 1, 1)).ms(99)
-    detail = {
-        "capacity_per_s": full.rate,
-        "offered_per_s": seen.offered / seen.seconds,
-        "accepted_per_s": seen.rate,
-        "accepted_p99_ms": seen.ms(99),
-        "capacity_p99_ms": full.ms(99),
-        "refusal_p99_ms": seen.ms(99, seen.refused),
-        "statuses": dict(seen.statuses),
-        "lost": seen.lost,
-        "p99_afterwards_ms": after.ms(99),
-        "livez_p99_ms": before_ms,
-    }
-    ratio, goodput, refusal = seen.ms(99) / full.ms(99), seen.rate / full.rate, seen.ms(99, seen.refused)
-    odd = {status for status in seen.statuses if status >= 500 and status != 503}
+    ratio, goodput, refusal = (
+        statistics.median(one[name] for one in rounds) for name in ("p99_ratio", "goodput", "refusal_p99_ms")
+    )
+    detail = {"rounds": rounds, "statuses": dict(statuses), "lost": lost, "p99_ms_afterwards": after.ms(99)}
+    odd = {status for status in statuses if status >= 500 and status != 503}
     return [
         Row("three times the capacity: accepted p99 to that at capacity", ratio, "x", "<= 2", ratio <= 2, detail),
         Row("three times the capacity: goodput of the peak", goodput, "x", ">= 0.9", goodput >= 0.9, {}),
         Row("three times the capacity: refusals, p99", refusal, "ms", "<= 50", refusal <= 50, {}),
-        Row("three times the capacity: 5xx but 503", float(len(odd)), "", "0", not odd and not seen.lost, {}),
+        Row("three times the capacity: 5xx but 503", float(len(odd)), "", "0", not odd and not lost, {}),
     ]
+
+
+def _overloaded(full: wire.Seen, seen: wire.Seen) -> dict[str, float]:
+    """One round: what an overload made of the capacity."""
+    return {
+        "capacity_per_s": full.rate,
+        "capacity_p99_ms": full.ms(99),
+        "offered_per_s": seen.offered / seen.seconds,
+        "accepted_per_s": seen.rate,
+        "accepted_p99_ms": seen.ms(99),
+        "refusal_p99_ms": seen.ms(99, seen.refused),
+        "p99_ratio": seen.ms(99) / full.ms(99),
+        "goodput": seen.rate / full.rate,
+    }
 
 
 def memory(plan: Plan) -> Row:

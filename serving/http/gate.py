@@ -1,12 +1,14 @@
 """What every request passes before a route sees it, and what is said of it afterwards.
 
 An identity (request id, trace), the token, other origins, and admission: a worker answers so many requests at a time
-and turns more away at once, so that those it takes stay quick. Then the metrics and the line in the log.
+and turns more away at once, so that those it takes stay quick. Most of those are turned away at the door
+(`serving.http.door`), before they cost anything. Then the metrics and the line in the log.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import time
@@ -15,9 +17,11 @@ from typing import Any
 
 from serving.errors import RequestError
 from serving.http.auth import METHODS, Guard, Headers
+from serving.http.door import Head
 from serving.http.record import Record
+from serving.http.turns import Turns
 from serving.http.web import Receive, Request, Scope, Send, refuse
-from serving.operations.logs import LOGGER, Identity, access_fields
+from serving.operations.logs import LOGGER, Few, Identity, access_fields
 from serving.operations.metrics import Metrics
 from serving.settings import Settings
 
@@ -25,6 +29,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 PROBES = frozenset(("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"))
 _TOLD = frozenset((b"authorization", b"x-request-id", b"traceparent", b"origin"))
 CLIENT_LEFT = 499  # nginx's status for an answer that nobody waited for
+_OVERLOADED = ("overloaded", "the service has all it can do; try again")
 
 logger = logging.getLogger(LOGGER)
 
@@ -37,8 +42,10 @@ class Gate:
         self._guard = Guard(settings.token, settings.cors_origins)
         self._identity = Identity()
         self._limit, self._retry_after = settings.max_inflight, str(math.ceil(settings.retry_after_s))
-        self._access = settings.access_log
+        self._access, self._few = settings.access_log, Few(logger)
         self._inflight = self._leaving = 0
+        self._turns = Turns()
+        self._body = json.dumps({"error": _OVERLOADED[1], "code": _OVERLOADED[0]}).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request, or has it answered."""
@@ -80,17 +87,41 @@ class Gate:
         try:
             self._guard.admit(path, authorization)
             if self._inflight >= self._limit:
-                raise RequestError(
-                    429, "overloaded", "the service has all it can do; try again", {"retry-after": self._retry_after}
-                )
+                raise RequestError(429, *_OVERLOADED, {"retry-after": self._retry_after})
         except RequestError as error:
             await refuse(error, Request(scope, receive), send)
             return
         self._inflight += 1
         try:
+            await self._turns.mine()
             await self._app(scope, receive, send)
         finally:
             self._leave()
+
+    def refusal(self, head: Head) -> bytes | None:
+        """The whole answer to a request that there is no room for; None where it is a probe, or not to be told that."""
+        if head.path in PROBES or self._draining():
+            return None
+        try:
+            self._guard.admit(head.path, head.headers.get(b"authorization", b""))
+        except RequestError:
+            return None
+        record, parent = self._identity.of(
+            head.headers.get(b"x-request-id", b""), head.headers.get(b"traceparent", b"")
+        )
+        record.status, record.code = 429, _OVERLOADED[0]
+        lines = [
+            b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\nretry-after: ",
+            self._retry_after.encode(),
+            b"\r\ncontent-length: %d\r\nx-request-id: " % len(self._body),
+            record.id.encode(),
+        ]
+        extra: Headers = [(b"traceparent", parent)] if parent else []
+        if b"origin" in head.headers:
+            extra += self._guard.cors(head.headers[b"origin"], False)
+        lines += [b"\r\n%s: %s" % header for header in extra]
+        self._observe(record, head.method, 0.0)
+        return b"".join((*lines, b"\r\n\r\n", b"" if head.method == "HEAD" else self._body))
 
     def _leave(self) -> None:
         """Frees the place at the next turn of the event loop.
@@ -112,5 +143,7 @@ class Gate:
         self._metrics.answered(record, seconds)
         failed = record.status >= 400
         if self._access == "all" or (failed and self._access == "errors"):
+            if record.status == 429 and not self._few.may():
+                return
             level = logging.ERROR if record.status >= 500 else logging.INFO
             logger.log(level, "answered", extra={"fields": access_fields(record, method, seconds)})

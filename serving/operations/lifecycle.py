@@ -18,6 +18,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -41,6 +42,7 @@ class Lifecycle:
         self._uvicorn_exit: Any = None
         self._draining = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.connection: Callable[[type[Any]], type[Any]] = lambda base: base  # what connections are made of
 
     def draining(self) -> bool:
         """Whether the end has begun."""
@@ -54,6 +56,8 @@ class Lifecycle:
         if self._server is None or not hasattr(self._server, "server_state"):
             return  # another server than uvicorn: its own ways hold
         self._uvicorn_exit = handler
+        config = self._server.config
+        config.http_protocol_class = self.connection(config.http_protocol_class)
         logger.info("worker %d is ready", os.getpid())
         signal.signal(signal.SIGTERM, self._terminate)
         _watch_the_end(self._settings.grace_s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import json
 import logging
@@ -52,6 +54,38 @@ def configure() -> logging.Logger:
         logger.setLevel(logging.INFO)
         logger.propagate = False
     return logger
+
+
+class Few:
+    """Lets so many lines of a kind through each second and says how many it kept back.
+
+    A flood of refusals must not cost what the answers need, nor fill a disk.
+    """
+
+    def __init__(self, logger: logging.Logger, lines: int = 10) -> None:
+        self._logger, self._lines = logger, lines
+        self._second, self._written, self._kept = 0.0, 0, 0
+
+    def may(self) -> bool:
+        """Whether the next line is one of the few."""
+        now = time.monotonic()
+        if now - self._second >= 1:
+            self.tell()
+            self._second, self._written = now, 0
+        self._written += 1
+        if self._written <= self._lines:
+            return True
+        if not self._kept:
+            with contextlib.suppress(RuntimeError):  # no event loop: the next line tells
+                asyncio.get_running_loop().call_later(1.0, self.tell)
+        self._kept += 1
+        return False
+
+    def tell(self) -> None:
+        """Says how many lines were kept back, if any."""
+        kept, self._kept = self._kept, 0
+        if kept:
+            self._logger.info("refused more requests than there are lines for", extra={"fields": {"refused": kept}})
 
 
 class Identity:

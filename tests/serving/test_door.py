@@ -1,0 +1,223 @@
+"""Refusals at the door, short turns of the event loop, and logs that a flood does not fill."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.http import door, turns
+from serving.http.door import Head, head_of
+from serving.http.turns import Turns
+from serving.operations.logs import Few
+from serving.settings import Settings
+from tests.serving import processes, stores
+from tests.serving.pictures import plain
+from tests.serving.processes import Running
+from tests.serving.test_auth import gated
+
+WHOLE = b"POST /predict?top=1 HTTP/1.1\r\nHost: a\r\nX-Request-ID:  mine \r\nContent-Length: 3\r\n\r\nabc"
+
+
+def test_a_whole_request_is_read() -> None:
+    told = {b"x-request-id": b"mine", b"content-length": b"3"}
+    assert head_of(WHOLE) == Head("POST", "/predict", told)
+    assert head_of(b"GET /models HTTP/1.1\r\n\r\n") == Head("GET", "/models", {})
+    kept = b"GET / HTTP/1.1\r\nConnection: Keep-Alive\r\n\r\n"
+    assert head_of(kept) == Head("GET", "/", {b"connection": b"Keep-Alive"})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        WHOLE[:20],
+        WHOLE[:-1],
+        WHOLE + b"G",
+        WHOLE + WHOLE,
+        WHOLE.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        WHOLE.replace(b"top=1", b"top= 1"),
+        WHOLE.replace(b"Length: 3", b"Length: +3"),
+        WHOLE.replace(b"Length: 3", b"Length: 0x3"),
+        WHOLE.replace(b"Host: a", b"Content-Length: 3"),
+        WHOLE.replace(b"Host: a", b"Transfer-Encoding: chunked"),
+        WHOLE.replace(b"Host: a", b"TRANSFER-ENCODING : chunked"),
+        WHOLE.replace(b"Host: a", b"Expect: 100-continue"),
+        WHOLE.replace(b"Host: a", b"Upgrade: h2c"),
+        WHOLE.replace(b"Host: a", b"Connection: close"),
+        b"\x16\x03\x01\x02\x00\r\n\r\n",
+    ],
+)
+def test_anything_else_goes_the_usual_way(data: bytes) -> None:
+    assert head_of(data) is None
+
+
+def test_a_refusal_is_what_the_gate_would_have_said() -> None:
+    gate, tally = gated(Settings(token="t", cors_origins="https://a.example", retry_after_s=1.2))
+    trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    headers = {b"authorization": b"Bearer t", b"x-request-id": b"mine", b"traceparent": trace}
+    said = gate.refusal(Head("POST", "/predict", {**headers, b"origin": b"https://a.example"}))
+    assert said is not None
+    head, _, body = said.decode().partition("\r\n\r\n")
+    status, *lines = head.split("\r\n")
+    told = dict(line.split(": ", 1) for line in lines)
+    assert status == "HTTP/1.1 429 Too Many Requests"
+    assert (told["retry-after"], told["x-request-id"], told["content-length"]) == ("2", "mine", str(len(body)))
+    assert told["traceparent"].split("-")[1] == trace.decode().split("-")[1]
+    assert told["access-control-allow-origin"] == "https://a.example"
+    assert json.loads(body)["code"] == "overloaded" and tally.seen == [(429, "overloaded", "other")]
+    assert gate.refusal(Head("HEAD", "/predict", headers)).endswith(b"\r\n\r\n")  # type: ignore[union-attr]
+    for path, given in (("/readyz", headers), ("/predict", {b"authorization": b"Bearer wrong"}), ("/predict", {})):
+        assert gate.refusal(Head("GET", path, given)) is None
+    draining, _ = gated(Settings(), draining=True)
+    assert draining.refusal(Head("GET", "/predict", {})) is None
+
+
+def test_another_servers_connections_are_left_alone() -> None:
+    assert door.behind(asyncio.Protocol, 1, lambda head: b"") is asyncio.Protocol
+
+
+# --- turns -----------------------------------------------------------------------------------------------------------
+
+
+def test_turns_are_short_and_first_come_first_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "TURN_S", 0.02)
+    order: list[int] = []
+    looks: list[int] = []  # how many were answered when the event loop looked around
+
+    async def request(own: Turns, number: int) -> None:
+        await own.mine()
+        time.sleep(0.002)
+        order.append(number)
+
+    async def scenario() -> None:
+        own, loop = Turns(), asyncio.get_running_loop()
+
+        def look() -> None:
+            looks.append(len(order))
+            if len(order) < 120:
+                loop.call_soon(look)
+
+        loop.call_soon(look)
+        await asyncio.gather(*(request(own, number) for number in range(120)))
+
+    asyncio.run(scenario())
+    assert order == list(range(120))
+    together = [after - before for before, after in itertools.pairwise(looks)]
+    assert 2 <= max(together) <= 20 and len(looks) >= 10
+
+
+def test_who_gave_up_waiting_costs_nobody_a_turn() -> None:
+    async def scenario() -> int:
+        own, answered = Turns(), 0
+
+        async def request() -> None:
+            nonlocal answered
+            await own.mine()
+            answered += 1
+
+        tasks = [asyncio.create_task(request()) for _ in range(50)]
+        await asyncio.sleep(0)
+        for task in tasks[10:30]:
+            task.cancel()
+        await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        await own.mine()
+        return answered
+
+    assert asyncio.run(scenario()) == 30
+
+
+# --- the log ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_flood_gets_a_few_lines_and_their_number(caplog: pytest.LogCaptureFixture) -> None:
+    few = Few(logging.getLogger("flood"), lines=3)
+    with caplog.at_level(logging.INFO, "flood"):
+        assert [few.may() for _ in range(10)] == [True] * 3 + [False] * 7
+        few.tell()
+        few.tell()
+    assert [record.fields for record in caplog.records] == [{"refused": 7}]  # type: ignore[attr-defined]
+
+
+# --- against a real server -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server that answers two requests at a time."""
+    tmp = tmp_path_factory.mktemp("narrow")
+    store = stores.write_colours(tmp / "store")
+    stores.write_variant(store, stores.write_model(store, "slow", top1=50), stores.slow_network(32, 32, 3), top1=50)
+    settings = {"MODELKILN_STORE": str(store), "MODELKILN_MAX_INFLIGHT": "2", "MODELKILN_COMPUTE_TIMEOUT_S": "1"}
+    settings["MODELKILN_INLINE_MS"] = "0.001"  # the slow model is computed in a thread
+    with processes.serving(tmp, settings=settings) as running:
+        yield running
+
+
+def _exchange(connection: socket.socket, data: bytes) -> tuple[int, dict[str, str], bytes]:
+    connection.sendall(data)
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65536)
+    head, _, body = received.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    while len(body) < int(headers["content-length"]):
+        body += connection.recv(65536)
+    return int(status.split()[1]), headers, body
+
+
+def test_21_what_is_too_much_is_refused_and_the_connection_serves_on(narrow: Running) -> None:
+    """Before the load, within it and after it, on one connection, whole requests and ones in pieces."""
+    host, port = narrow.url.removeprefix("http://").split(":")
+    image = plain((255, 0, 0))
+    ask = b"POST /predict?model=colours HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(image) + image
+
+    def slowly() -> Any:
+        return httpx.post(f"{narrow.url}/predict?model=slow", content=plain((80, 80, 80)), timeout=20).status_code
+
+    with socket.create_connection((host, int(port)), timeout=10) as connection, ThreadPoolExecutor(2) as pool:
+        assert _exchange(connection, ask)[0] == 200
+        busy = [pool.submit(slowly) for _ in range(2)]
+        time.sleep(0.3)
+        for _ in range(5):
+            status, headers, body = _exchange(connection, ask)
+            assert (status, headers["retry-after"], json.loads(body)["code"]) == (429, "1", "overloaded")
+        connection.sendall(ask[:40])  # goes the usual way, in pieces, and is refused there
+        time.sleep(0.05)
+        assert _exchange(connection, ask[40:])[0] == 429
+        assert httpx.get(f"{narrow.url}/readyz").status_code == 200
+        assert sorted(job.result() for job in busy) == [504, 504]
+        assert _exchange(connection, ask)[0] == 200
+    text = httpx.get(f"{narrow.url}/metrics").text
+    assert 'modelkiln_requests_total{code="429",pid' in text or 'code="429",route="other"' in text
+
+
+def test_a_flood_of_refusals_writes_few_lines(narrow: Running, tmp_path: Path) -> None:
+    host, port = narrow.url.removeprefix("http://").split(":")
+    ask = b"GET /models HTTP/1.1\r\nhost: a\r\nx-request-id: flood\r\n\r\n"
+
+    def slowly() -> Any:
+        return httpx.post(f"{narrow.url}/predict?model=slow", content=plain((80, 80, 80)), timeout=20).status_code
+
+    with socket.create_connection((host, int(port)), timeout=10) as connection, ThreadPoolExecutor(2) as pool:
+        busy = [pool.submit(slowly) for _ in range(2)]
+        time.sleep(0.3)
+        refused = sum(_exchange(connection, ask)[0] == 429 for _ in range(200))
+        assert [job.result() for job in busy] == [504, 504]
+    assert refused == 200
+    time.sleep(1.2)
+    lines = [json.loads(line) for line in narrow.log.read_text().splitlines() if line.startswith("{")]
+    written = sum(line.get("request_id") == "flood" for line in lines)
+    assert 0 < written < 100
+    assert written + sum(line.get("refused", 0) for line in lines) >= 200
