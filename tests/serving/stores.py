@@ -46,8 +46,8 @@ def network(height: int, width: int, weights: np.ndarray, brittle: bool = False)
 def slow_network(height: int, width: int, classes: int) -> bytes:
     """Even probabilities, after a loop whose turns (2 to 7 microseconds each) are 6 times the sum of the pixels.
 
-    A black image passes at once; of 32 x 32, one whose channels are all 1 takes an eighth of a second at most, a white one half
-    a minute.
+    A black image passes at once. Of 32 x 32, one whose channels are all 1 takes at most an eighth of a second, a white
+    one half a minute.
     """
     scalar = np.array([0], np.float32)
     body = helper.make_graph(
