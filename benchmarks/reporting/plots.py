@@ -99,10 +99,8 @@ def draw(group: Group, kind: Kind, theme: Theme, narrow: bool = False) -> Figure
     _front(axes, lines, kind, theme)
     for line in lines:
         _point(axes, line, group, kind, theme)
-    _legend(figure, lines, group, theme)
-    figure.subplots_adjust(
-        left=0.12 if narrow else 0.09, right=0.975, bottom=0.12, top=0.82 if len(group.models) > 1 else 0.88
-    )
+    top = round(_legend(figure, lines, group, theme, 4 if narrow else 5) - 0.062, 2)
+    figure.subplots_adjust(left=0.12 if narrow else 0.09, right=0.975, bottom=0.12, top=top)
     ranked = sorted(lines, key=lambda line: (not line.chosen, not kind.front(line), line.row.status != "ok"))
     first = {line.row.variant.model: line for line in reversed(ranked)} if len(group.models) > 1 else {}
     points = [_named(axes, line, kind, _colour(group, line, theme), line in first.values()) for line in ranked]
@@ -206,8 +204,11 @@ def _named(axes: Axes, line: Line, kind: Kind, colour: str, with_model: bool) ->
     return Named(text, (x, y), (low, high), (left, right), colour, line.chosen or kind.front(line))
 
 
-def _legend(figure: Figure, lines: list[Line], group: Group, theme: Theme) -> None:
-    """Above the plot: models by colour; below them formats by marker, precision by filling, and the front."""
+def _legend(figure: Figure, lines: list[Line], group: Group, theme: Theme, columns: int) -> float:
+    """Above the plot: models by colour; below them formats by marker, precision by filling, and the front.
+
+    Gives where it ends, as a share of the figure's height.
+    """
     from matplotlib.lines import Line2D
 
     def key(label: str, **style: Any) -> Line2D:
@@ -230,8 +231,10 @@ def _legend(figure: Figure, lines: list[Line], group: Group, theme: Theme) -> No
     top = 1.0
     for row in (models, kinds):
         if row:
-            figure.legend(handles=row, bbox_to_anchor=(0.0, top), ncols=min(len(row), 5), **style)
-            top -= 0.058 * math.ceil(len(row) / 5)
+            deep = math.ceil(len(row) / columns)
+            figure.legend(handles=row, bbox_to_anchor=(0.0, top), ncols=math.ceil(len(row) / deep), **style)
+            top -= 0.058 * deep
+    return top
 
 
 def summary(group: Group, kind: Kind) -> str:
