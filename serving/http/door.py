@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 _HEADER = re.compile(
     rb"\r\n(x-request-id|traceparent|origin|authorization|content-length|connection|transfer-encoding|expect|upgrade)"
@@ -30,7 +29,16 @@ class Head(NamedTuple):
     headers: dict[bytes, bytes]
 
 
-Refuse = Callable[[Head], bytes | None]
+class Gate(Protocol):
+    """What the door asks, and tells of requests that were taken but not yet begun."""
+
+    coming: int
+
+    def full(self) -> bool:
+        """Whether there is no room for another request."""
+
+    def refusal(self, head: Head) -> bytes | None:
+        """The whole answer to a request, or None where it must not be refused."""
 
 
 def head_of(data: bytes) -> Head | None:
@@ -52,11 +60,10 @@ def head_of(data: bytes) -> Head | None:
     return Head(line[0].decode("latin-1"), line[1].partition(b"?")[0].decode("latin-1"), headers)
 
 
-def behind(base: type[Any], limit: int, refuse: Refuse) -> type[Any]:
-    """Uvicorn's class for a connection, with a door in front.
+def behind(base: type[Any], gate: Gate) -> type[Any]:
+    """The class of uvicorn's connections with a door in front.
 
-    `refuse` gives the answer to a request, or None where it must not be refused; it is asked only while `limit` others
-    are being answered. A class that is not uvicorn's httptools one is given back as it is.
+    A class that is not uvicorn's httptools one is given back as it is.
     """
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -70,13 +77,15 @@ def behind(base: type[Any], limit: int, refuse: Refuse) -> type[Any]:
 
         def data_received(self, data: bytes) -> None:
             """Refuses a whole request, or hands the bytes on."""
-            if len(self.tasks) >= limit and self._between() and (head := head_of(data)) and (said := refuse(head)):
+            if gate.full() and self._between() and (head := head_of(data)) and (said := gate.refusal(head)):
                 self._unset_keepalive_if_required()
                 self.transport.write(said)
                 loop: asyncio.AbstractEventLoop = self.loop
                 self.timeout_keep_alive_task = loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
             else:
+                before = len(self.tasks)
                 super().data_received(data)
+                gate.coming += len(self.tasks) - before
 
         def _between(self) -> bool:
             """Whether the next byte begins a request."""

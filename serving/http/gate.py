@@ -7,7 +7,6 @@ and turns more away at once, so that those it takes stay quick. Most of those ar
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import math
@@ -43,7 +42,8 @@ class Gate:
         self._identity = Identity()
         self._limit, self._retry_after = settings.max_inflight, str(math.ceil(settings.retry_after_s))
         self._access, self._few = settings.access_log, Few(logger)
-        self._inflight = self._leaving = 0
+        self._inflight = 0  # requests being answered, or waiting for their turn
+        self.coming = 0  # that the server has taken since the gate last saw one of them
         self._turns = Turns()
         self._body = json.dumps({"error": _OVERLOADED[1], "code": _OVERLOADED[0]}).encode()
 
@@ -53,6 +53,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
+        self.coming = max(0, self.coming - 1)
         told = {name: value for name, value in scope["headers"] if name in _TOLD}
         record, parent = self._identity.of(told.get(b"x-request-id", b""), told.get(b"traceparent", b""))
         scope["modelkiln"] = record
@@ -96,7 +97,12 @@ class Gate:
             await self._turns.mine()
             await self._app(scope, receive, send)
         finally:
-            self._leave()
+            self._inflight -= 1
+            self._metrics.inflight(self._inflight)
+
+    def full(self) -> bool:
+        """Whether there is no room for another request."""
+        return self._inflight + self.coming >= self._limit
 
     def refusal(self, head: Head) -> bytes | None:
         """The whole answer to a request that there is no room for; None where it is a probe, or not to be told that."""
@@ -122,21 +128,6 @@ class Gate:
         lines += [b"\r\n%s: %s" % header for header in extra]
         self._observe(record, head.method, 0.0)
         return b"".join((*lines, b"\r\n\r\n", b"" if head.method == "HEAD" else self._body))
-
-    def _leave(self) -> None:
-        """Frees the place at the next turn of the event loop.
-
-        Requests that are answered within one turn never overlap, however many there are; counting them till the turn
-        ends makes the number of those that arrived together count, which is what the last of them waits for.
-        """
-        self._leaving += 1
-        if self._leaving == 1:
-            asyncio.get_running_loop().call_soon(self._settle)
-
-    def _settle(self) -> None:
-        self._inflight -= self._leaving
-        self._leaving = 0
-        self._metrics.inflight(self._inflight)
 
     def _observe(self, record: Record, method: str, seconds: float) -> None:
         record.status = record.status or CLIENT_LEFT

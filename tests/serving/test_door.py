@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.load import wire
 from serving.http import door, turns
 from serving.http.door import Head, head_of
 from serving.http.turns import Turns
@@ -84,7 +85,7 @@ def test_a_refusal_is_what_the_gate_would_have_said() -> None:
 
 
 def test_another_servers_connections_are_left_alone() -> None:
-    assert door.behind(asyncio.Protocol, 1, lambda head: b"") is asyncio.Protocol
+    assert door.behind(asyncio.Protocol, gated(Settings())[0]) is asyncio.Protocol
 
 
 # --- turns -----------------------------------------------------------------------------------------------------------
@@ -201,6 +202,16 @@ def test_21_what_is_too_much_is_refused_and_the_connection_serves_on(narrow: Run
         assert _exchange(connection, ask)[0] == 200
     text = httpx.get(f"{narrow.url}/metrics").text
     assert 'modelkiln_requests_total{code="429",pid' in text or 'code="429",route="other"' in text
+
+
+def test_as_many_clients_as_are_admitted_are_never_refused(tmp_path: Path) -> None:
+    """Two clients that ask again the moment they are answered, where two are admitted."""
+    store = stores.write_colours(tmp_path / "store")
+    settings = {"MODELKILN_STORE": str(store), "MODELKILN_MAX_INFLIGHT": "2"}
+    with processes.serving(tmp_path, settings=settings) as running:
+        content = wire.request("/predict?model=colours", plain((255, 0, 0)))
+        seen = asyncio.run(wire.closed(int(running.url.rpartition(":")[2]), [content], 2, 2.0))
+    assert set(seen.statuses) == {200} and not seen.lost
 
 
 def test_a_flood_of_refusals_writes_few_lines(narrow: Running, tmp_path: Path) -> None:
