@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from catalog import Measurement
 from serving import images
+from serving.decoding import Decoding
 from serving.errors import RequestError, quoted
 from serving.http import multipart
 from serving.http.web import Answer, Request, Route
@@ -29,9 +27,7 @@ RAW_TYPES = (
     "application/octet-stream",
     "application/x-www-form-urlencoded",
 )  # the last is curl's for --data-binary
-PIXELS_PER_MS = 20_000  # of decoding, on the slow side
 _LOCAL = {"root", "command"}  # fields of cards that hold paths of the machine that made them
-T = TypeVar("T")
 
 
 class Api:
@@ -40,7 +36,7 @@ class Api:
     def __init__(self, library: Library, settings: Settings) -> None:
         self._library, self._settings = library, settings
         self._measured: dict[str, dict[str, Measurement]] = {}
-        self._pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="modelkiln")
+        self._decoding = Decoding(settings, "modelkiln")
 
     def routes(self) -> list[Route]:
         """The table for `web.Router`."""
@@ -66,7 +62,7 @@ class Api:
             body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
             received = time.perf_counter()
             upload = images.inspect(image_bytes(content_type, body), self._settings.max_pixels)
-            pixels = await self._run(upload.pixels / PIXELS_PER_MS, lambda: _pixels(upload, model))
+            pixels = await self._decoding.run(upload.pixels, lambda: _pixels(upload, model))
             decoded = time.perf_counter()
             outcome = await served.lane.run(pixels, gone=request.gone)
         record.images, record.decode_s = 1, decoded - received
@@ -99,7 +95,7 @@ class Api:
         record.model, record.version = model.card.model, served.version
         top = _top(query.get("top", ""), self._settings.top, len(model.card.dataset.classes))
         with served.lane:
-            pixels = await many.Batches(self._settings, self._run).read(request, model, query.get("shape", ""))
+            pixels = await many.Batches(self._settings, self._decoding).read(request, model, query.get("shape", ""))
             decoded = time.perf_counter()
             outcome = await served.lane.run(pixels, gone=request.gone)
         record.images, record.decode_s = len(pixels), decoded - begun
@@ -139,12 +135,6 @@ class Api:
             "default_version": model.default,
             "versions": [_figures(served, rows.get(served.version)) for served in model.variants.values()],
         }
-
-    async def _run(self, expected_ms: float, work: Callable[[], T]) -> T:
-        """Short work at once: handing it to a thread and back costs more than the event loop loses by waiting."""
-        if expected_ms <= self._settings.inline_ms:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
 def check_content_type(content_type: str) -> None:

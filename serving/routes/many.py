@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving import images
+from serving.decoding import Decoding
 from serving.errors import RequestError, quoted
 from serving.http import multipart
 from serving.http.web import Answer, Request
@@ -17,16 +18,14 @@ from serving.models.repository import Model
 from serving.settings import Settings
 
 T = TypeVar("T")
-Run = Callable[[float, Callable[[], Any]], Awaitable[Any]]
-PIXELS_PER_MS = 20_000
 _TENSOR_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
 
 class Batches:
     """Reads a request's images; the models and the thread pool are the API's."""
 
-    def __init__(self, settings: Settings, run: Run) -> None:
-        self._settings, self._run = settings, run
+    def __init__(self, settings: Settings, decoding: Decoding) -> None:
+        self._settings, self._decoding = settings, decoding
 
     async def read(self, request: Request, model: Model, shape: str) -> NDArray[np.uint8]:
         """uint8 `[N, H, W, 3]`: files in a form, or the body itself with its shape in the query.
@@ -55,10 +54,7 @@ class Batches:
         files = multipart.contents(parts, "image")
         uploads = self._inspect(files)
         total = sum(upload.pixels for upload in uploads)
-        decoded: NDArray[np.uint8] = await self._run(
-            total / PIXELS_PER_MS, lambda: _decode(uploads, info.height, info.width)
-        )
-        return decoded
+        return await self._decoding.run(total, lambda: _decode(uploads, info.height, info.width))
 
     def _count(self, shape: str, height: int, width: int) -> int:
         told = shape.split(",")

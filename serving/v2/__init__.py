@@ -11,13 +11,13 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving import images
+from serving.decoding import Decoding
 from serving.errors import RequestError, quoted
 from serving.http.web import Answer, Request, Route
 from serving.models.library import Library
@@ -28,7 +28,6 @@ from serving.v2 import codec, metadata
 from serving.v2.codec import Inference
 from serving.v2.fields import Expected, fields_of, invalid
 
-PIXELS_PER_MS = 20_000  # of decoding, on the slow side
 TYPES = ("", "application/json", "application/octet-stream", "application/x-www-form-urlencoded")
 _MODEL = "/v2/models/{model}"
 _VERSION = _MODEL + "/versions/{version}"
@@ -41,7 +40,7 @@ class V2:
     def __init__(self, library: Library, settings: Settings, draining: Callable[[], bool] = lambda: False) -> None:
         self._library, self._settings, self._draining = library, settings, draining
         self._steering = Steering(library)
-        self._pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="modelkiln-v2")
+        self._decoding = Decoding(settings, "modelkiln-v2")
 
     def routes(self) -> list[Route]:
         """The table for `web.Router`, the one for many requests first."""
@@ -107,9 +106,7 @@ class V2:
         def work() -> NDArray[np.uint8]:
             return np.stack([upload.decode(expected.height, expected.width) for upload in uploads])
 
-        if total / PIXELS_PER_MS <= self._settings.inline_ms:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await self._decoding.run(total, work)
 
     # --- what there is -----------------------------------------------------------------------------------------------
 

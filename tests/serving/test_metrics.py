@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,7 +99,9 @@ def test_20_and_request_ids_in_the_log(client: httpx.Client, server: Running) ->
     answer = client.get("/models/a%0d%0a%1b[31mforged%22", headers=headers)
     assert answer.status_code == 404 and answer.headers["x-request-id"] == "my-id.1"
     assert answer.headers["traceparent"].split("-")[1] == trace.split("-")[1]
-    text = server.log.read_text()
+    deadline = time.monotonic() + 10
+    while '"my-id.1"' not in (text := server.log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)  # the line follows the answer
     (line,) = [line for line in text.splitlines() if '"my-id.1"' in line]
     told = json.loads(line)
     assert (told["status"], told["code"], told["route"]) == (404, "model_unknown", "/models/{model}")
