@@ -5,6 +5,9 @@ a batch is computed in the lane's thread, whatever arrives waits and is the next
 batch before took, so it widens with the load and is nothing without it. A lane that is free although others are on
 their way closes its batch with the first turn of the event loop that brings no more.
 
+A batch that is full gains nothing by waiting for the one before it to come back: if it is short, it is handed to the
+thread ahead of time, and the thread goes from one to the next without the event loop between them.
+
 What waits is bounded, and every request has a deadline: past it, it is answered without having been computed.
 """
 
@@ -42,6 +45,7 @@ class Limits:
     compute_timeout_s: float = 20.0
     alone_ms: float = 2.0  # a lone request expected to be shorter is computed on the event loop
     inline_ms: float = 0.3  # so is a batch that is shorter than handing it to a thread and back is worth
+    ahead_ms: float = 20.0  # a full batch expected to be shorter is handed over before the one in the thread is done
 
 
 @dataclass(slots=True)
@@ -83,6 +87,7 @@ class Lane:
         self._predict, self._image_ms = predict, warm_ms
         self._waiting: deque[Waiting] = deque()
         self._computing: Batch | None = None
+        self._ahead: Batch | None = None  # handed to the thread, behind the one that it computes
         self._gathering, self._seen = False, 0
         self._sweep: asyncio.Handle | None = None
         self._sweep_at = 0.0
@@ -116,7 +121,9 @@ class Lane:
         self.depth += count
         self.on_depth(self.depth)
         self._look_again(loop, item.deadline)
-        if self._computing is None and not self._gathering:
+        if self._computing is not None:
+            self._hand_ahead(loop)
+        elif not self._gathering:
             self._gathering, self._seen = True, len(self._waiting)
             loop.call_soon(self._gather, loop)
         return await item.answer
@@ -150,9 +157,11 @@ class Lane:
 
     def _swept(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweep = None
+        if self._ahead is not None and any(item.deadline <= loop.time() + 0.001 for item in self._ahead.items):
+            self._take_back()
         kept = [item for item in self._waiting if not self._dismissed(item, loop.time() + 0.001)]
         self._waiting = deque(kept)
-        if kept:
+        if kept := kept + (self._ahead.items if self._ahead else []):
             self._look_again(loop, min(item.deadline for item in kept))
 
     def _dismissed(self, item: Waiting, now: float) -> bool:
@@ -192,13 +201,13 @@ class Lane:
                 self.depth -= len(item.images)
             self._waiting.popleft()
         self.on_depth(self.depth)
-        if not self._waiting and self._sweep is not None:
-            self._sweep.cancel()
-            self._sweep = None
         return Batch(items, count, now) if items else None
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         batch = self._next(loop.time())
+        if not self._waiting and self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
         if batch is None:
             return
         if batch.images * self._image_ms <= self.limits.inline_ms:
@@ -207,11 +216,40 @@ class Lane:
                 self._gathering, self._seen = True, len(self._waiting)
                 loop.call_soon(self._gather, loop)
             return
-        self._computing = batch
-        batch.overdue = loop.call_later(self.limits.compute_timeout_s, self._overdue, batch, loop)
+        self._compute(batch, loop)
         if self._thread is None or not self._thread.submit(batch, loop, self._finished):
             self._thread = Thread(self._predict, self.limits.max_batch)
             self._thread.submit(batch, loop, self._finished)
+        self._hand_ahead(loop)
+
+    def _compute(self, batch: Batch, loop: asyncio.AbstractEventLoop) -> None:
+        """Takes it that the thread computes this batch from now on."""
+        self._computing = batch
+        batch.overdue = loop.call_later(self.limits.compute_timeout_s, self._overdue, batch, loop)
+
+    def _hand_ahead(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hands the thread its next batch, if that is full and short and the thread has none yet."""
+        limits = self.limits
+        if self._ahead is not None or self.depth < limits.max_batch:
+            return
+        if limits.max_batch * self._image_ms > limits.ahead_ms or self._thread is None:
+            return
+        self._ahead = self._next(loop.time())
+        if self._ahead is not None and not self._thread.submit(self._ahead, loop, self._finished):
+            self._take_back()
+
+    def _take_back(self) -> bool:
+        """Has the batch that was handed ahead wait again; false if the thread has begun it."""
+        batch = self._ahead
+        if batch is None:
+            return True
+        if not batch.claim():
+            return False
+        self._ahead = None
+        self._waiting.extendleft(reversed(batch.items))
+        self.depth += batch.images
+        self.on_depth(self.depth)
+        return True
 
     def _finished(self, thread: Thread, batch: Batch, results: Results, loop: asyncio.AbstractEventLoop) -> None:
         """Takes a batch back from its thread, and begins the next."""
@@ -220,13 +258,19 @@ class Lane:
             return
         assert batch.overdue is not None
         batch.overdue.cancel()
-        self._computing = None
+        self._computing, ahead, self._ahead = None, self._ahead, None
+        if ahead is not None:
+            self._compute(ahead, loop)
+            self._hand_ahead(loop)
         self._deliver(batch, results)
-        self._dispatch(loop)
+        if ahead is None:
+            self._dispatch(loop)
 
     def _overdue(self, batch: Batch, loop: asyncio.AbstractEventLoop) -> None:
         """Answers a batch whose computation hangs, leaves its thread to itself and goes on in another."""
         assert self._thread is not None
+        if not self._take_back():  # the thread is beyond this batch, whose results are on their way
+            return
         logger.error("an inference takes longer than %g s; it is given up", self.limits.compute_timeout_s)
         self._stuck.add(self._thread)
         self._thread.abandon()

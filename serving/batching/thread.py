@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from time import perf_counter
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,11 @@ class Batch:
     images: int
     begun: float
     overdue: asyncio.TimerHandle | None = None
+    _claimed: threading.Lock = field(default_factory=threading.Lock)
+
+    def claim(self) -> bool:
+        """Whether it is the caller's: true once, for the thread that computes it or the lane that takes it back."""
+        return self._claimed.acquire(blocking=False)
 
 
 Results = tuple[list["NDArray[np.float32] | Exception"], float]
@@ -53,7 +58,7 @@ Results = tuple[list["NDArray[np.float32] | Exception"], float]
 
 def compute(predict: Predict, items: list[Waiting], max_batch: int) -> Results:
     """Each item's rows, or what went wrong with it alone; a batch that fails is tried item by item."""
-    begun = perf_counter()
+    begun = time.perf_counter()
     try:
         images = items[0].images if len(items) == 1 else np.concatenate([item.images for item in items])
         rows = _in_pieces(predict, images, max_batch)
@@ -66,9 +71,9 @@ def compute(predict: Predict, items: list[Waiting], max_batch: int) -> Results:
             start += len(item.images)
     except Exception as error:  # each runtime has its own
         if len(items) == 1:
-            return [error], perf_counter() - begun
+            return [error], time.perf_counter() - begun
         answers = [compute(predict, [item], max_batch)[0][0] for item in items]
-    return answers, perf_counter() - begun
+    return answers, time.perf_counter() - begun
 
 
 def _in_pieces(predict: Predict, images: NDArray[np.uint8], max_batch: int) -> NDArray[np.float32]:
@@ -104,6 +109,9 @@ class Thread:
     def _work(self) -> None:
         while (job := self._take()) is not None:
             batch, loop, done = job
+            if not batch.claim():
+                continue
+            batch.begun = max(batch.begun, time.monotonic())
             results = compute(self._predict, batch.items, self._max_batch)
             try:
                 loop.call_soon_threadsafe(done, self, batch, results, loop)

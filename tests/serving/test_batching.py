@@ -143,6 +143,83 @@ def test_the_window_is_as_long_as_the_batch_before() -> None:
     assert echo.batches == [1, 20]
 
 
+EAGER = Limits(max_batch=4, alone_ms=0, inline_ms=0, compute_timeout_s=0.4)
+
+
+async def _one_computed_and_four_ahead(lane: Lane, echo: Echo, **options: Any) -> list[asyncio.Future[Outcome]]:
+    echo.free.clear()
+    first = asyncio.ensure_future(asked(lane, image(0)))
+    await asyncio.sleep(0.02)
+    full = [asyncio.ensure_future(asked(lane, image(tag), **options)) for tag in (1, 2, 3, 4)]
+    await asyncio.sleep(0.02)
+    assert lane.depth == 0 and echo.batches == [1]
+    return [first, *full]
+
+
+def test_the_thread_has_its_next_batch_where_that_is_full() -> None:
+    echo = Echo()
+    lane = Lane(echo, 1.0, EAGER)
+
+    async def main() -> None:
+        asked_for = await _one_computed_and_four_ahead(lane, echo)
+        echo.free.set()
+        time.sleep(0.1)  # the event loop is busy elsewhere
+        assert echo.batches == [1, 4]
+        assert [(await work).probabilities[0, 0] for work in asked_for] == [0, 1, 2, 3, 4]
+        assert min([(await work).queue_s for work in asked_for[1:]]) >= 0.01
+
+    run(main())
+    assert lane.depth == lane.expected == 0 and lane.tally.requests == 5
+
+
+def test_22_deadlines_hold_for_what_was_handed_ahead() -> None:
+    echo = Echo()
+    lane = Lane(echo, 1.0, EAGER)
+
+    async def main() -> None:
+        first, *full = await _one_computed_and_four_ahead(lane, echo, deadline_s=0.1)
+        for work in full:
+            assert (await refusal(work)).code == "deadline_passed"
+        assert not first.done()
+        echo.free.set()
+        assert (await first).probabilities[0, 0] == 0
+
+    run(main())
+    assert echo.batches == [1] and lane.depth == lane.expected == 0
+
+
+def test_23_what_was_handed_to_a_thread_that_hangs_is_computed_by_another() -> None:
+    echo = Echo()
+    lane = Lane(echo, 1.0, EAGER)
+
+    async def main() -> None:
+        first, *full = await _one_computed_and_four_ahead(lane, echo)
+        assert (await refusal(first)).code == "inference_timeout"
+        echo.free.set()
+        assert [(await work).probabilities[0, 0] for work in full] == [1, 2, 3, 4]
+        await asyncio.sleep(0.05)
+
+    run(main())
+    assert echo.batches == [1, 4] and len(echo.threads) == 2 and not lane._stuck
+
+
+def test_a_batch_that_is_long_is_not_handed_ahead() -> None:
+    """It would gain nothing, and its deadlines would have to be kept in two places."""
+    echo = Echo()
+    lane = Lane(echo, SLOW, EAGER)
+
+    async def main() -> None:
+        echo.free.clear()
+        work = [asyncio.ensure_future(asked(lane, image(tag))) for tag in range(5)]
+        await asyncio.sleep(0.02)
+        assert lane.depth == 1
+        echo.free.set()
+        await asyncio.gather(*work)
+
+    run(main())
+    assert echo.batches == [4, 1]
+
+
 def test_a_request_larger_than_a_batch_is_computed_in_pieces() -> None:
     echo = Echo()
     lane = Lane(echo, 0.001, Limits(max_batch=8))
