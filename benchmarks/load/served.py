@@ -85,6 +85,16 @@ def fastapi(model: Path, threads: int = 1) -> Iterator[Server]:
 
 
 @contextmanager
+def bentoml(model: Path, **settings: str) -> Iterator[Server]:
+    """Plain BentoML over one ONNX file; it reads further settings from the environment."""
+    command = [str(Path(sys.executable).with_name("bentoml")), "serve", "benchmarks.peers.bentoml_app:Classifier"]
+    command += ["--host", "127.0.0.1", "--port", "{port}"]
+    told = {"MODEL": str(model.resolve()), "BENTOML_DO_NOT_TRACK": "True", **settings}
+    with running("BentoML", command, "/readyz", told) as server:
+        yield server
+
+
+@contextmanager
 def running(name: str, command: list[str], probe: str, settings: dict[str, str]) -> Iterator[Server]:
     """Any server: `{port}` in its command becomes a free one, `probe` is what answers 2xx once it is ready.
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
 from benchmarks.load import served, wire
@@ -41,9 +39,7 @@ def _module(subject: Subject, name: str, *arguments: str) -> list[str]:
 
 
 def _start_bentoml(subject: Subject) -> AbstractContextManager[served.Server]:
-    bentoml = str(Path(sys.executable).with_name("bentoml"))
-    command = [bentoml, "serve", "benchmarks.peers.bentoml_app:Classifier", "--host", "127.0.0.1", "--port", "{port}"]
-    return served.running("BentoML", command, "/readyz", _settings(subject, BENTOML_DO_NOT_TRACK="True"))
+    return served.bentoml(subject.file, **_settings(subject))
 
 
 def _start_litserve(subject: Subject) -> AbstractContextManager[served.Server]:
