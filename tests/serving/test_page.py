@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving import browser as chromium
-from tests.serving.browser import Browser
+from tests import browser as chromium
+from tests.browser import Browser
 from tests.serving.pictures import BLUE, GREEN, RED, plain
 from tests.serving.processes import Running
 
@@ -99,6 +99,7 @@ def test_a_screen_reader_finds_names_for_everything(page: Browser) -> None:
     roles = [role for role, _ in told]
     assert {"status", "main", "heading", "combobox", "checkbox", "table"} <= set(roles)
     assert page.run("document.documentElement.lang") == "en"
+    assert page.violations() == []
 
 
 def test_errors_are_told_in_the_services_words(page: Browser) -> None:
@@ -117,7 +118,7 @@ def test_it_fits_a_phone_in_both_colour_schemes(page: Browser, scheme: str, tmp_
     assert page.run("document.documentElement.scrollWidth") <= 360
     heights = page.run("[...document.querySelectorAll('button, select, label.button')].map(e => e.offsetHeight)")
     assert all(height >= 40 for height in heights if height)  # a finger needs as much; what is hidden has none
-    assert page.run(_CONTRAST) >= 4.5
+    assert page.run(_CONTRAST) >= 4.5 and page.violations() == []
     page.screenshot(Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"page-{scheme}.png")
 
 

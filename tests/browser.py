@@ -99,6 +99,14 @@ class Browser:
         sent = [event["params"] for event in self.events if event.get("method") == "Network.requestWillBeSent"]
         return [params["request"]["url"] for params in sent]
 
+    def violations(self) -> list[str]:
+        """What axe finds against WCAG 2.1 AA and good practice: rule, what it asks for, the first element."""
+        import axe_core_python.base
+
+        self.run(f"{axe_core_python.base.AXE_SCRIPT}; null")
+        found = self.run("axe.run(document, {resultTypes: ['violations']}).then((told) => told.violations)")
+        return [f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}" for one in found]
+
     def complaints(self) -> list[str]:
         found = [event for event in self.events if event.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown")]
         return [json.dumps(event["params"]) for event in found]

@@ -1,0 +1,119 @@
+"""The report in a headless Chromium: sort, filter, choose axes, look closely; wide and narrow, light and dark."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reporting.report import render, write
+from benchmarks.results import Results
+from tests import browser as chromium
+from tests.browser import Browser
+
+pytestmark = pytest.mark.skipif(chromium.binary() is None, reason="there is no Chromium on the PATH")
+TABLE = "table.sortable.cards"
+MARKS = "document.querySelectorAll('.explore .mark').length"
+SHOWN = f"[...document.querySelectorAll('{TABLE} tbody tr')].filter(row => !row.hidden).length"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with chromium.browsing(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, golden: Results, tmp_path: Path) -> Browser:
+    write(render(golden), tmp_path)
+    browser.events.clear()
+    browser.size(1280, 900)
+    browser.theme("light")
+    browser.go((tmp_path / "report.html").as_uri())
+    browser.wait(MARKS)
+    return browser
+
+
+def column(page: Browser, number: int) -> list[float]:
+    """A column's figures from top to bottom; rows without one are left out."""
+    cells = f"[...document.querySelectorAll('{TABLE} tbody tr')].map(row => row.cells[{number}].dataset.value)"
+    return [float(value) for value in page.run(cells) if value]
+
+
+def test_a_heading_sorts_and_sorts_the_other_way(page: Browser) -> None:
+    heads = page.run(f"[...document.querySelectorAll('{TABLE} thead th')].map(head => head.innerText.trim())")
+    at = heads.index("p50 ms")
+    before = column(page, at)
+    page.run(f"document.querySelectorAll('{TABLE} thead button')[{at}].click()")
+    assert column(page, at) == sorted(before) != sorted(before, reverse=True)
+    page.run(f"document.querySelectorAll('{TABLE} thead button')[{at}].click()")
+    assert column(page, at) == sorted(before, reverse=True)
+    assert page.run(f"document.querySelectorAll('{TABLE} thead th')[{at}].getAttribute('aria-sort')") == "descending"
+    last = f"document.querySelector('{TABLE} tbody').lastElementChild.cells[{at}].className"
+    assert page.run(last) == "none"  # what was not measured is last either way
+
+
+def test_a_filter_narrows_the_table_and_the_plot(page: Browser) -> None:
+    rows, marks = page.run(SHOWN), page.run(MARKS)
+    page.run(
+        "(() => { const box = document.querySelector('.filter input'); box.value = 'INT8 onnx';"
+        " box.dispatchEvent(new Event('input', {bubbles: true})); })()"
+    )
+    assert 0 < page.run(SHOWN) < rows and 0 < page.run(MARKS) < marks
+    names = page.run("[...document.querySelectorAll('.explore .mark')].map(mark => mark.getAttribute('aria-label'))")
+    assert all("onnx-int8" in name for name in names)
+    assert page.run("document.querySelector('.filter output').textContent") == f"{page.run(SHOWN)} of {rows}"
+    page.run(
+        "(() => { const box = document.querySelector('.filter input'); box.value = '';"
+        " box.dispatchEvent(new Event('input', {bubbles: true})); })()"
+    )
+    assert (page.run(SHOWN), page.run(MARKS)) == (rows, marks)
+    page.run("document.querySelector('.filter button').click()")
+    assert page.run(MARKS) < marks
+
+
+def test_the_axes_are_the_readers_choice(page: Browser) -> None:
+    title = "[...document.querySelectorAll('.explore .axis.title')].map(text => text.textContent).join(' | ')"
+    before, front = page.run(title), page.run("document.querySelector('.front').textContent")
+    page.run(
+        "(() => { const axis = document.querySelector('select[data-axis=x]');"
+        " axis.selectedIndex = (axis.selectedIndex + 1) % axis.length;"
+        " axis.dispatchEvent(new Event('change', {bubbles: true})); })()"
+    )
+    assert page.run(title) != before and page.run("document.querySelector('.front').textContent") != front
+    assert page.run("document.querySelector('.front').textContent").startswith("Pareto front: ")
+
+
+def test_a_point_tells_its_card_to_mouse_and_keyboard(page: Browser) -> None:
+    page.run("document.querySelector('.explore').scrollIntoView()")
+    x, y = page.run(
+        "(() => { const box = document.querySelector('.explore .mark').getBoundingClientRect();"
+        " return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+    )
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    told = page.wait("!document.querySelector('.tip').hidden && document.querySelector('.tip').innerText")
+    assert "%" in told and "ms" in told and "kB" in told
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
+    page.wait("document.querySelector('.tip').hidden")
+    page.run("document.querySelector('.explore .mark').focus()")
+    assert page.run("document.querySelector('.tip').innerText")
+    page.call("Input.dispatchKeyEvent", type="keyDown", key="Enter", text="\r", windowsVirtualKeyCode=13)
+    page.wait(f"document.querySelectorAll('{TABLE} tr.found').length")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_and_the_page_fits(page: Browser, scheme: str, width: int, tmp_path: Path) -> None:
+    page.size(width, 900, phone=width < 600, scale=1)
+    page.theme(scheme)
+    page.wait(f"document.querySelector('.explore svg').clientWidth <= {width}")
+    assert page.run("document.documentElement.scrollWidth") <= width
+    assert page.violations() == []
+    page.screenshot(Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"report-{scheme}-{width}.png")
+
+
+def test_it_asks_nobody_and_complains_of_nothing(page: Browser) -> None:
+    assert [url for url in page.requested() if not url.startswith(("file:", "data:"))] == []
+    assert page.complaints() == []
