@@ -51,6 +51,11 @@ test: $(READY) ## Run the tests (under 10 minutes on two cores)
 test-slow: $(READY) ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
+.PHONY: audit
+audit: $(READY) ## Hold the report, the page and the documentation against Lighthouse (needs Node.js 18 or newer)
+	npm ci --prefix tests/lighthouse --no-audit --no-fund
+	$(BIN)/python -m pytest -m slow -k lighthouse -rs
+
 .PHONY: check
 check: $(READY) ## The gate: format, lint, types
 	$(BIN)/ruff format --check .

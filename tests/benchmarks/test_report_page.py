@@ -11,6 +11,7 @@ import pytest
 from benchmarks.reporting.report import render, write
 from benchmarks.results import Results
 from tests import browser as chromium
+from tests import lighthouse
 from tests.browser import Browser
 
 pytestmark = pytest.mark.skipif(chromium.binary() is None, reason="there is no Chromium on the PATH")
@@ -117,3 +118,11 @@ def test_axe_finds_nothing_and_the_page_fits(page: Browser, scheme: str, width: 
 def test_it_asks_nobody_and_complains_of_nothing(page: Browser) -> None:
     assert [url for url in page.requested() if not url.startswith(("file:", "data:"))] == []
     assert page.complaints() == []
+
+
+@pytest.mark.slow
+@lighthouse.installed
+def test_lighthouse_gives_the_report_95(golden: Results, tmp_path: Path) -> None:
+    write(render(golden), tmp_path)
+    with lighthouse.hosting(tmp_path) as address:
+        assert lighthouse.below(f"{address}report.html", tmp_path) == []

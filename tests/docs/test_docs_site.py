@@ -15,6 +15,7 @@ from benchmarks.judging import compare
 from benchmarks.reporting.columns import COLUMNS
 from catalog import ROOT
 from docs import commands, comments
+from tests import lighthouse
 
 REPORT = (ROOT / "docs" / "how-to" / "read-the-report.md").read_text(encoding="utf-8")
 GOLDEN = sorted((ROOT / "tests" / "benchmarks" / "golden").glob("results*.json"))
@@ -123,3 +124,11 @@ def test_the_page_about_the_report_explains_every_verdict() -> None:
     for part in said | {"less robust", "not offered to serving", "unstable: latency had not settled"}:
         if not re.fullmatch(r"(faster|slower|as fast) one by one and (faster|slower|as fast) in batches", part):
             assert part in REPORT, part
+
+
+@pytest.mark.slow
+@lighthouse.installed
+@pytest.mark.parametrize("page", ["index.html", "how-to/read-the-report.html", "reference/catalog.html"])
+def test_lighthouse_gives_the_site_95(site: Path, page: str, tmp_path: Path) -> None:
+    with lighthouse.hosting(site) as address:
+        assert lighthouse.below(address + page, tmp_path) == []

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests import browser as chromium
+from tests import lighthouse
 from tests.browser import Browser
 from tests.serving.pictures import BLUE, GREEN, RED, plain
 from tests.serving.processes import Running
@@ -142,3 +143,9 @@ def test_nobody_else_is_asked_and_nothing_is_complained_of(page: Browser, server
     assert page.complaints() == []
     policy = httpx.get(server.url).headers["content-security-policy"]
     assert "default-src 'none'" in policy and "http" not in policy
+
+
+@pytest.mark.slow
+@lighthouse.installed
+def test_lighthouse_gives_the_page_95(server: Running, tmp_path: Path) -> None:
+    assert lighthouse.below(server.url, tmp_path) == []
