@@ -26,40 +26,94 @@ def name(results: Results) -> str:
 
 
 def section(results: Results) -> str:
-    """The README's section: a headline, and a row for every variant that was measured."""
-    rows = []
-    for group in compare.groups(results):
-        for line in (line for line in group.lines if line.measured):
-            row, mark = line.row, "**" if line.chosen else ""
-            top1 = words.percent(row.accuracy.top1) if row.accuracy else words.NONE
-            cells = [
-                row.variant.model,
-                f"{mark}{row.variant.version}{mark}",
-                top1,
-                words.points(line.change_points),
-                words.kilobytes(row.size_bytes),
-                words.digits(row.p50_ms),
-                words.digits(row.images_per_s),
-                line.verdict,
-            ]
-            rows.append(f"| {' | '.join(cells)} |")
+    """The README's section: a headline, and of every model the rows that somebody might take, beside what they beat."""
     groups = compare.groups(results)
-    measured = (
-        f"{', '.join(f'{g.test_images:,} test images of {g.dataset}' for g in groups)}, one run{_passes(results)}"
-    )
+    shown = [line for group in groups for model in group.models for line in _worth_a_row(group, model)]
+    every = sum(line.measured for group in groups for line in group.lines)
+    rest = f"All {every} variants: [docs/results.md](docs/results.md); " if every > len(shown) else ""
     return "\n".join(
         [
             prose.headline(results, groups),
             "",
-            "| model | variant | top-1 % | change | kB | p50 ms | images/s | verdict |",
-            "|---|---|--:|--:|--:|--:|--:|---|",
-            *rows,
+            *_table(shown),
             "",
-            f"{measured} on {results.machine.cpu}, {results.threads} threads, one process a variant; "
-            f"all figures in [results/{name(results)}](results/{name(results)}). Bold is the fastest variant within "
-            f"{compare.BUDGET_POINTS:g} points of its float parent.",
+            f"{_setting(results)}. {_bold()}; a variant is left out if another of its model is as accurate, as fast, "
+            "one by one and in batches, and as small. "
+            f"{rest}every figure: [results/{name(results)}](results/{name(results)}).",
         ]
     )
+
+
+def page(results: Results) -> str:
+    """docs/results.md: all that was measured."""
+    groups = compare.groups(results)
+    lines = [
+        "# Results",
+        "",
+        "<!-- written by `make publish`; do not edit -->",
+        prose.headline(results, groups),
+        "",
+        f"{_setting(results)}. {_bold()}. What the columns mean: [Read the report](how-to/read-the-report.md).",
+    ]
+    for group in groups:
+        for model in group.models:
+            of_model = [line for line in group.lines if line.row.variant.model == model]
+            left_out = [f"- {line.row.variant.version}: {line.verdict}" for line in of_model if not line.measured]
+            lines += ["", f"## {model}", "", *_table([line for line in of_model if line.measured])]
+            lines += ["", *left_out] if left_out else []
+    return "\n".join(lines) + "\n"
+
+
+def _worth_a_row(group: compare.Group, model: str) -> list[compare.Line]:
+    lines = [line for line in group.lines if line.measured and line.row.variant.model == model]
+    figures = [
+        (
+            row.p50_ms or 0.0,
+            -(row.images_per_s or 0.0),
+            row.size_bytes or 0,
+            -row.accuracy.top1 if row.accuracy else 0.0,
+        )
+        for row in (line.row for line in lines)
+    ]
+    return [
+        line
+        for line, own in zip(lines, figures, strict=True)
+        if line.chosen
+        or line == group.reference(model)
+        or not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in figures)
+    ]
+
+
+def _table(lines: list[compare.Line]) -> list[str]:
+    rows = []
+    for line in lines:
+        row, mark = line.row, "**" if line.chosen else ""
+        cells = [
+            row.variant.model,
+            f"{mark}{row.variant.version}{mark}",
+            words.percent(row.accuracy.top1) if row.accuracy else words.NONE,
+            words.points(line.change_points),
+            words.kilobytes(row.size_bytes),
+            words.digits(row.p50_ms),
+            words.digits(row.images_per_s),
+            line.verdict,
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return [
+        "| model | variant | top-1 % | change | kB | p50 ms | images/s | verdict |",
+        "|---|---|--:|--:|--:|--:|--:|---|",
+        *rows,
+    ]
+
+
+def _setting(results: Results) -> str:
+    images = ", ".join(f"{group.test_images:,} test images of {group.dataset}" for group in compare.groups(results))
+    run = f"{images}, one run{_passes(results)} on {results.machine.cpu}"
+    return f"{run}, {results.threads} threads, one process a variant"
+
+
+def _bold() -> str:
+    return f"Bold is the fastest variant within {compare.BUDGET_POINTS:g} points of its float parent"
 
 
 def _passes(results: Results) -> str:
@@ -80,13 +134,14 @@ def readme(text: str, results: Results) -> str:
 
 
 def publish(results: Results, source: Path, root: Path = ROOT) -> Path:
-    """Copies `source` to `results/`, renews the README's section and picture and docs/scale.md; the copy's path."""
+    """Copies `source` to `results/`, renews the README's section and picture and pages of docs/; the copy's path."""
     target = root / "results" / name(results)
     renewed = readme((root / "README.md").read_text(encoding="utf-8"), results)
     group = max(compare.groups(results), key=lambda g: len(g.lines))
     for colours, suffix in ((palette.LIGHT, ""), (palette.DARK, "-dark")):
         write_atomic(root / "docs" / "images" / f"{PICTURE}{suffix}.png", plots.png(group, plots.KINDS[0], colours))
     write_atomic(target, source.read_bytes())
+    write_atomic(root / "docs" / "results.md", page(results))
     write_atomic(root / "docs" / "scale.md", scale.text(results, target.name))
     write_atomic(root / "README.md", renewed)
     return target

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results
+from benchmarks.judging import compare
 from benchmarks.reporting import publish
 from catalog import ROOT, KilnError
 
@@ -20,8 +21,20 @@ def test_publishing_writes_the_copy_the_pictures_and_the_section(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "earlier figures" not in text
     assert "| mobilenetv2 | **onnx-int8** | 89.74 | −0.38 |" in text
+    page = (tmp_path / "docs" / "results.md").read_text()
+    measured = [line for group in compare.groups(found) for line in group.lines if line.measured]
+    assert all(f"{line.row.variant.version}" in page for line in measured) and page.count("\n| ") > text.count("\n| ")
     for picture in ("report.png", "report-dark.png"):
         assert (tmp_path / "docs" / "images" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_row_that_another_of_its_model_beats_in_everything_is_left_out_of_the_readme():
+    found = results.read(GOLDEN)
+    shown = publish.section(found)
+    assert "| mobilenetv2 | keras-fp32 |" not in shown and "| mobilenetv2 | onnx-fp32 |" in shown
+    (group,) = compare.groups(found)
+    for model in group.models:
+        assert f"| {model} | **{group.chosen(model).row.variant.version}** |" in shown
 
 
 def test_a_readme_without_its_marks_is_an_error_and_stays(tmp_path):
@@ -35,4 +48,5 @@ def test_the_committed_readme_says_what_the_committed_results_say():
     text = (ROOT / "README.md").read_text()
     section = text.partition(publish.BEGIN)[2].partition(publish.END)[0]
     committed = [results.read(path) for path in sorted((ROOT / "results").glob("*.json"))]
+    assert (ROOT / "docs" / "results.md").read_text() in [publish.page(found) for found in committed]
     assert section.strip() in [publish.section(found) for found in committed]
