@@ -74,10 +74,10 @@ RECIPES = {
         stem="fast",
         sizes=((0.0, 24), (0.6, 32)),
         validation=0.04,
-        expects=90.0,
+        expects=90.4,
         where="cifar10",
-        minutes=120,
-        source="goal",
+        minutes=135,
+        source="measured, seed 0: 90.38 on a busy 2-core Xeon 2.50 GHz; the minutes are those of its fastest epochs",
     ),
     "reference": Recipe(
         optimizer="sgd",
