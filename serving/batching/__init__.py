@@ -1,9 +1,10 @@
 """Computes the images of concurrent requests together, a lane for each variant.
 
-There is no timer. A request that finds its lane empty is computed at once, on the event loop where that is short. While
-a batch is computed in the lane's thread, whatever arrives waits and is the next batch: the window is as long as the
-batch before took, so it widens with the load and is nothing without it. A lane that is free although others are on
-their way closes its batch with the first turn of the event loop that brings no more.
+There is no timer. A request that finds its lane empty is computed at once, on the event loop where that is short: where
+it is very short, or nobody else is in the house. While a batch is computed in the lane's thread, whatever arrives waits
+and is the next batch: the window is as long as the batch before took, so it widens with the load and is nothing without
+it. A lane that is free although others are on their way closes its batch with the first turn of the event loop that
+brings no more.
 
 A batch that is full gains nothing by waiting for the one before it to come back: if it is short, it is handed to the
 thread ahead of time, and the thread goes from one to the next without the event loop between them.
@@ -43,8 +44,8 @@ class Limits:
     max_queue: int = 512
     deadline_s: float = 5.0  # of a request that names none, from its arrival in the lane to the start of its batch
     compute_timeout_s: float = 20.0
-    alone_ms: float = 2.0  # a lone request expected to be shorter is computed on the event loop
-    inline_ms: float = 0.3  # so is a batch that is shorter than handing it to a thread and back is worth
+    alone_ms: float = 2.0  # the only request there is, expected to be shorter, is computed on the event loop
+    inline_ms: float = 0.3  # so is any that is shorter than handing it to a thread and back is worth
     ahead_ms: float = 20.0  # a full batch expected to be shorter is handed over before the one in the thread is done
 
 
@@ -66,6 +67,10 @@ def _stays() -> bool:
     return False
 
 
+def _nobody() -> int:
+    return 0
+
+
 def _unobserved(_: int) -> None:
     return
 
@@ -84,6 +89,7 @@ class Lane:
         self.depth = 0  # images that wait
         self.on_batch: Callable[[int], None] = _unobserved  # the images of every batch that was computed
         self.on_depth: Callable[[int], None] = _unobserved  # the images that wait, whenever that changes
+        self.present: Callable[[], int] = _nobody  # requests for any model that are answered or have arrived
         self._predict, self._image_ms = predict, warm_ms
         self._waiting: deque[Waiting] = deque()
         self._computing: Batch | None = None
@@ -111,7 +117,8 @@ class Lane:
         """
         limits, count = self.limits, len(images)
         lone = self._computing is None and not self._waiting and self.expected <= 1
-        if lone and count <= limits.max_batch and count * self._image_ms <= limits.alone_ms:
+        short = limits.alone_ms if self.present() <= 1 else limits.inline_ms
+        if lone and count <= limits.max_batch and count * self._image_ms <= short:
             return self._alone(images)
         self._admit(count)
         loop = asyncio.get_running_loop()

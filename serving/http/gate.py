@@ -100,9 +100,13 @@ class Gate:
             self._inflight -= 1
             self._metrics.inflight(self._inflight)
 
+    def present(self) -> int:
+        """Requests that are being answered, wait for their turn, or have arrived."""
+        return self._inflight + self.coming
+
     def full(self) -> bool:
         """Whether there is no room for another request."""
-        return self._inflight + self.coming >= self._limit
+        return self.present() >= self._limit
 
     def refusal(self, head: Head) -> bytes | None:
         """The whole answer to a request that there is no room for; None where it is a probe, or not to be told that."""

@@ -52,6 +52,7 @@ class Library:
             KilnError: A file or card is wrong and no copy is kept of what was served before, or there is no model.
         """
         self._settings, self.control, self._counts, self._metrics = settings, control, counts or Counts(), metrics
+        self.present: Callable[[], int] = lambda: 0  # requests in this worker, for the lanes; the gate knows
         self._shadows = Shadows(self._counts)
         self._watching: asyncio.Task[None] | None = None
         self._signs: dict[str, tuple[object, ...]] = {}
@@ -248,6 +249,9 @@ class Library:
         while self._unkept:
             self.control.keep(*self._unkept.pop())
 
+    def _present(self) -> int:
+        return self.present()
+
     def _swap(self, models: dict[str, Model]) -> None:
         wanted = self._settings.model if self._settings.model in models else ""
         stays = {(name, version) for name, model in models.items() for version in model.variants}
@@ -258,6 +262,7 @@ class Library:
         for name, model in models.items():
             for version, served in model.variants.items():
                 self._counts.loaded(name, version, 2 if version == model.default else 1)
+                served.lane.present = self._present
                 if self._metrics is not None:
                     served.lane.on_batch = functools.partial(self._metrics.batch, name, version)
                     served.lane.on_depth = functools.partial(self._metrics.queue_depth, name, version)

@@ -113,6 +113,21 @@ def test_alone_it_is_computed_at_once_and_on_the_event_loop() -> None:
     assert echo.threads == {threading.current_thread()}
 
 
+def test_with_others_in_the_house_only_what_is_very_short_is_computed_at_once() -> None:
+    """Handlers run one after another: none of them sees the others on their way to its lane."""
+    echo = Echo(0.002)
+    lane = Lane(echo, 1.0)
+    lane.present = lambda: 16
+
+    async def main() -> None:
+        await asyncio.gather(*(asked(lane, image(tag)) for tag in range(16)))
+        lane.present = lambda: 1
+        await asked(lane, image(16))
+
+    run(main())
+    assert sum(echo.batches) == 17 and len(echo.batches) < 9 and threading.main_thread() in echo.threads
+
+
 def test_what_is_slow_is_computed_off_the_event_loop() -> None:
     echo = Echo(0.2)
     lane = Lane(echo, 200.0)
