@@ -1,10 +1,13 @@
 """A fresh clone answers: the zoo's models, with no store of one's own, over HTTP."""
 
+import re
 from pathlib import Path
 
 import httpx
 import pytest
 
+from benchmarks import load
+from benchmarks.load import wire
 from catalog import ROOT, Store
 from tests.serving import processes
 
@@ -31,3 +34,16 @@ def test_the_zoo_recognizes_the_sample_images_where_nothing_was_trained(tmp_path
                 assert sum(p["probability"] for p in told["predictions"]) == pytest.approx(1, abs=1e-3)
                 right += told["predictions"][0]["class"] == sample.stem
             assert right >= 5, f"{card.variant} recognizes {right} of 6 drawings"
+
+
+@pytest.mark.skipif("mobilenetv2" not in ZOO.models(), reason="the zoo has no mobilenetv2")
+def test_requests_at_once_for_a_network_of_a_millisecond_share_batches(tmp_path: Path):
+    """It is short enough for the event loop, where one handler runs after the other and sees nobody on the way."""
+    settings = {"MODELKILN_STORE": str(tmp_path / "nothing"), "MODELKILN_ZOO": str(ZOO.root), "MODELKILN_THREADS": "1"}
+    with processes.serving(tmp_path, settings=settings) as server:
+        port = httpx.URL(server.url).port or 0
+        seen = load.run(wire.closed(port, [load.v2("mobilenetv2", load.noise(1))], 32, 1.5))
+        assert set(seen.statuses) == {200} and not seen.lost
+        told = httpx.get(f"{server.url}/metrics", timeout=30).text
+        figures = dict(re.findall(r'modelkiln_batch_images_(sum|count)\{model="mobilenetv2"[^}]*\} ([\d.]+)', told))
+        assert float(figures["sum"]) > 4 * float(figures["count"])
