@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -145,10 +145,12 @@ def _surges(of: fleet.Service) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Compared:
-    """One real load beside its simulation."""
+    """One real load beside its simulation; medians of the rounds."""
 
     workers: int
+    share: float  # of the capacity
     rate: float
+    slower: float  # what its batches took, of what such batches had taken just before, one after another
     p50_ms: float
     p99_ms: float
     simulated_p50_ms: float
@@ -160,7 +162,8 @@ def check(
     model: Annotated[str, typer.Argument(help="A model of the store.")] = "simcnn",
     version: Annotated[str, typer.Argument(help="Its variant.")] = "onnx-int8",
     store: Annotated[Path, typer.Option(help="The store it lies in.")] = ROOT / "zoo",
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of each load.")] = 4.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each load.")] = 2.0,
+    rounds: Annotated[int, typer.Option(min=1, help="How often every load is held; medians are told.")] = 5,
     out: Annotated[
         Path | None, typer.Option(help="A JSON file for the page.", show_default="docs/scale-check.json")
     ] = CHECK,
@@ -172,7 +175,7 @@ def check(
     if card is None:
         raise KilnError(f"no variant {model}/{version} in {store}; run: python -m export {model}")
     load_before = machine.load()[0]
-    rows = [row for workers in (1, 2) for row in _compared(Store(store), card, workers, seconds)]
+    rows = [row for workers in (1, 2) for row in _compared(Store(store), card, workers, seconds, rounds)]
     for row in rows:
         console.out.print(
             f"{row.workers} x {row.rate:,.0f}/s: p50 {row.p50_ms:.3f} ms (simulated {row.simulated_p50_ms:.3f}), "
@@ -185,19 +188,21 @@ def check(
             "cpu": machine.read().cpu,
             "created": catalog.now(),
             "seconds": seconds,
+            "rounds": rounds,
             "load_before": load_before,
             "rows": [asdict(row) for row in rows],
         }
         catalog.write_atomic(out, json.dumps(told, indent=2) + "\n")
 
 
-def _compared(store: Store, card: catalog.VariantCard, workers: int, seconds: float) -> list[Compared]:
+def _compared(store: Store, card: catalog.VariantCard, workers: int, seconds: float, rounds: int) -> list[Compared]:
     with tempfile.TemporaryDirectory(prefix="modelkiln-scale-") as scratch:
         job = {
             "format": card.variant.format,
             "file": str((store.variant_dir(card.variant) / card.file).resolve()),
             "shape": [card.dataset.height, card.dataset.width, 3],
             "seconds": seconds,
+            "rounds": rounds,
         }
         jobs = [
             {**job, "seed": i, "out": f"{scratch}/{i}.json", "workers": workers, "ready": scratch}
@@ -209,21 +214,30 @@ def _compared(store: Store, card: catalog.VariantCard, workers: int, seconds: fl
         if any([child.wait(600) for child in running]):
             raise KilnError("a worker failed; what it said stands above")
         told = [json.loads(Path(str(one["out"])).read_text()) for one in jobs]
-    compared = []
-    for index in range(len(told[0]["loads"])):
-        loads = [one["loads"][index] for one in told]
-        simulated = []
-        for one, load in zip(told, loads, strict=True):
-            of = fleet.Service({int(k): v for k, v in one["batch_s"].items()}, 1, tuple(one["spread_s"]))
-            simulated.append(fleet.simulate(of, load["rate"], queries=load["queries"]))
-        compared.append(
-            Compared(
-                workers,
-                round(sum(load["rate"] for load in loads), 1),
-                round(statistics.fmean([load["p50_ms"] for load in loads]), 4),
-                round(statistics.fmean([load["p99_ms"] for load in loads]), 4),
-                round(statistics.fmean([one.p50_ms for one in simulated]), 4),
-                round(statistics.fmean([one.p99_ms for one in simulated]), 4),
-            )
+    by_share: dict[float, list[Compared]] = {}
+    for loads in zip(*told, strict=True):
+        simulated = [_simulated(load) for load in loads]
+        row = Compared(
+            workers,
+            loads[0]["share"],
+            sum(load["rate"] for load in loads),
+            statistics.fmean([load["slower"] for load in loads]),
+            statistics.fmean([load["p50_ms"] for load in loads]),
+            statistics.fmean([load["p99_ms"] for load in loads]),
+            statistics.fmean([one.p50_ms for one in simulated]),
+            statistics.fmean([one.p99_ms for one in simulated]),
         )
-    return compared
+        by_share.setdefault(row.share, []).append(row)
+    return [_median(rows) for _, rows in sorted(by_share.items())]
+
+
+def _simulated(load: dict[str, Any]) -> fleet.Outcome:
+    of = fleet.Service({int(k): v for k, v in load["batch_s"].items()}, 1, tuple(load["spread_s"]))
+    return fleet.simulate(of, load["rate"], queries=load["queries"])
+
+
+def _median(rows: list[Compared]) -> Compared:
+    """Each figure's median over the rounds."""
+    names = [field.name for field in fields(Compared) if field.name != "workers"]
+    found = {name: round(statistics.median([getattr(row, name) for row in rows]), 4) for name in names}
+    return Compared(rows[0].workers, **found)

@@ -1,10 +1,11 @@
-"""One real worker for `python -m benchmarks.scale check`: measures its service times, then its latencies under load."""
+"""One real worker for `python -m benchmarks.scale check`: its latencies under load, and what its batches took."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from benchmarks.measuring.server import latencies
 from catalog import plugin, write_atomic
 
 SIZES = (1, 2, 4, 8, 16, 32)
-LOADS = (0.3, 0.6, 0.8)  # of the capacity at the best batch
+LOADS = (0.3, 0.6, 0.8)  # of the capacity at the best batch, as it was just before
+SAMPLE_S = 0.25
+FEW = 5
+Run = Callable[[int, int], Any]
+Times = dict[int, list[float]]  # seconds of every call, by batch
 
 
 def main(job: dict[str, Any]) -> None:
@@ -29,18 +34,42 @@ def main(job: dict[str, Any]) -> None:
     for size in SIZES:
         run(0, size)
     _wait_for_all(job)
-    times = {size: _times(lambda size=size: run(0, size), 0.5) for size in SIZES}
-    batch_s = {size: float(np.median(found)) for size, found in times.items()}
-    spread = np.percentile(times[1], (0, 50, 90, 99, 99.9)) - batch_s[1]
-    most = max(SIZES, key=lambda size: size / batch_s[size])
     loads = []
-    for index, share in enumerate(LOADS):
-        rate = share * most / batch_s[most]
-        found = latencies(run, rate, int(rate * job["seconds"]), most, 100 * job["seed"] + index)
+    for index, share in enumerate(LOADS * job["rounds"]):
+        before = {size: _times(lambda size=size: run(0, size), SAMPLE_S) for size in SIZES}
+        most = max(SIZES, key=lambda size: size / float(np.median(before[size])))
+        rate = share * most / float(np.median(before[most]))
+        during: Times = {}
+        seed = 100 * job["seed"] + index
+        found = latencies(_recorded(run, during), rate, int(rate * job["seconds"]), most, seed)
         p50, p99 = (float(np.percentile(found, q)) * 1e3 for q in (50, 99))
-        loads.append({"rate": rate, "queries": len(found), "p50_ms": p50, "p99_ms": p99})
-    told = {"batch_s": {s: t for s, t in batch_s.items() if s <= most}, "spread_s": spread.tolist(), "loads": loads}
-    write_atomic(Path(job["out"]), json.dumps(told))
+        load = {"share": share, "rate": rate, "queries": len(found), "p50_ms": p50, "p99_ms": p99}
+        loads.append({**load, **_service(before, during, most)})
+    write_atomic(Path(job["out"]), json.dumps(loads))
+
+
+def _recorded(run: Run, during: Times) -> Run:
+    def recording(first: int, size: int) -> None:
+        start = time.perf_counter()
+        run(first, size)
+        during.setdefault(size, []).append(time.perf_counter() - start)
+
+    return recording
+
+
+def _service(before: Times, during: Times, most: int) -> dict[str, Any]:
+    """What the simulation takes: the times of the load's own batches, and how much longer than before it they took.
+
+    A size of which the load made few is taken from before, and as much slower as the others.
+    """
+    alone = {size: float(np.median(found)) for size, found in before.items() if size <= most}
+    seen = {size: float(np.median(found)) for size, found in during.items() if len(found) >= FEW}
+    weights = [len(during[size]) * alone[size] for size in seen]
+    slower = float(np.average([seen[size] / alone[size] for size in seen], weights=weights)) if seen else 1.0
+    batch_s = {size: seen.get(size, slower * seconds) for size, seconds in alone.items()}
+    beyond = [seconds - batch_s[size] for size, found in during.items() for seconds in found]
+    spread = np.percentile(beyond, (0, 50, 90, 99, 99.9))
+    return {"batch_s": batch_s, "spread_s": spread.tolist(), "slower": slower}
 
 
 def _times(call: Any, seconds: float) -> list[float]:
