@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import browser as chromium
 
 ROOT = Path(__file__).parents[1]
 LONGEST = ("training/test_runs.py", "training/test_sweep.py")  # begun first: no worker is left with them at the end
@@ -42,3 +45,10 @@ def quick_store(tmp_path_factory) -> Path:
     command = [sys.executable, "-m", "training", "lenet", "--dataset", "digits", "--recipe", "quick"]
     subprocess.run([*command, "--store", str(store)], cwd=ROOT, check=True, capture_output=True, timeout=280)
     return store
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
+    """A headless Chromium for the tests of a module; they are to skip where there is none."""
+    with chromium.browsing(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser

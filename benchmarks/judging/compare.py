@@ -107,13 +107,14 @@ PAIRS: dict[str, Callable[[Measurement], tuple[float, float]]] = {
 }
 
 
-def front(points: Sequence[tuple[float, float]]) -> set[int]:
-    """Indices of the (cost, gain) points that no other beats in one without losing in the other."""
-    return {
-        i
-        for i, (cost, gain) in enumerate(points)
-        if not any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in points)
-    }
+def front(points: Sequence[tuple[float, ...]]) -> set[int]:
+    """Indices of the (cost, …, gain) points that no other beats in one figure without losing in another."""
+
+    def beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        cheaper = all(a <= b for a, b in zip(one[:-1], other[:-1], strict=True))
+        return cheaper and one[-1] >= other[-1] and one != other
+
+    return {i for i, point in enumerate(points) if not any(beats(other, point) for other in points)}
 
 
 def _of_model(results: Results, model: str) -> list[Line]:

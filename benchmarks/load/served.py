@@ -66,10 +66,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _bentoml_serve(*service: str) -> list[str]:
+    bentoml = str(Path(sys.executable).with_name("bentoml"))
+    return [bentoml, "serve", *service, "--host", "127.0.0.1", "--port", "{port}"]
+
+
 @contextmanager
 def ours(store: Path, **settings: str) -> Iterator[Server]:
     """The service as a user starts it, with these settings (`workers="2"`) over its defaults."""
-    command = [str(Path(sys.executable).with_name("bentoml")), "serve", "--host", "127.0.0.1", "--port", "{port}"]
+    command = _bentoml_serve()
     told = {f"MODELKILN_{name.upper()}": value for name, value in settings.items()}
     with running("modelkiln", command, "/readyz", {"MODELKILN_STORE": str(store.resolve()), **told}) as server:
         yield server
@@ -87,8 +92,7 @@ def fastapi(model: Path, threads: int = 1) -> Iterator[Server]:
 @contextmanager
 def bentoml(model: Path, **settings: str) -> Iterator[Server]:
     """Plain BentoML over one ONNX file; it reads further settings from the environment."""
-    command = [str(Path(sys.executable).with_name("bentoml")), "serve", "benchmarks.peers.bentoml_app:Classifier"]
-    command += ["--host", "127.0.0.1", "--port", "{port}"]
+    command = _bentoml_serve("benchmarks.peers.bentoml_app:Classifier")
     told = {"MODEL": str(model.resolve()), "BENTOML_DO_NOT_TRACK": "True", **settings}
     with running("BentoML", command, "/readyz", told) as server:
         yield server

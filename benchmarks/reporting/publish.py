@@ -31,15 +31,16 @@ def section(results: Results) -> str:
     shown = [line for group in groups for model in group.models for line in _worth_a_row(group, model)]
     every = sum(line.measured for group in groups for line in group.lines)
     rest = f"All {every} variants: [docs/results.md](docs/results.md); " if every > len(shown) else ""
+    file = f"results/{name(results)}"
     return "\n".join(
         [
             prose.headline(results, groups),
             "",
             *_table(shown),
             "",
-            f"{_setting(results)}. {_bold()}; a variant is left out if another of its model is as accurate, as fast, "
-            "one by one and in batches, and as small. "
-            f"{rest}every figure: [results/{name(results)}](results/{name(results)}).",
+            f"{_setting(results, groups)}. {_bold()}; a variant is left out if another of its model is as "
+            "accurate, as fast, one by one and in batches, and as small. "
+            f"{rest}every figure: [{file}]({file}).",
         ]
     )
 
@@ -53,7 +54,7 @@ def page(results: Results) -> str:
         "<!-- written by `make publish`; do not edit -->",
         prose.headline(results, groups),
         "",
-        f"{_setting(results)}. {_bold()}. What the columns mean: [Read the report](how-to/read-the-report.md).",
+        f"{_setting(results, groups)}. {_bold()}. What the columns mean: [Read the report](how-to/read-the-report.md).",
     ]
     for group in groups:
         for model in group.models:
@@ -66,22 +67,19 @@ def page(results: Results) -> str:
 
 def _worth_a_row(group: compare.Group, model: str) -> list[compare.Line]:
     lines = [line for line in group.lines if line.measured and line.row.variant.model == model]
-    figures = [
-        (
-            row.p50_ms or 0.0,
-            -(row.images_per_s or 0.0),
-            row.size_bytes or 0,
-            -row.accuracy.top1 if row.accuracy else 0.0,
-        )
-        for row in (line.row for line in lines)
-    ]
-    return [
-        line
-        for line, own in zip(lines, figures, strict=True)
-        if line.chosen
-        or line == group.reference(model)
-        or not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in figures)
-    ]
+    ahead = compare.front(
+        [
+            (
+                row.p50_ms or 0.0,
+                -(row.images_per_s or 0.0),
+                row.size_bytes or 0,
+                row.accuracy.top1 if row.accuracy else 0.0,
+            )
+            for row in (line.row for line in lines)
+        ]
+    )
+    reference = group.reference(model)
+    return [line for place, line in enumerate(lines) if place in ahead or line.chosen or line == reference]
 
 
 def _table(lines: list[compare.Line]) -> list[str]:
@@ -106,8 +104,8 @@ def _table(lines: list[compare.Line]) -> list[str]:
     ]
 
 
-def _setting(results: Results) -> str:
-    images = ", ".join(f"{group.test_images:,} test images of {group.dataset}" for group in compare.groups(results))
+def _setting(results: Results, groups: list[compare.Group]) -> str:
+    images = ", ".join(f"{group.test_images:,} test images of {group.dataset}" for group in groups)
     run = f"{images}, one run{_passes(results)} on {results.machine.cpu}"
     return f"{run}, {results.threads} threads, one process a variant"
 

@@ -36,15 +36,15 @@ def main(job: dict[str, Any]) -> None:
     _wait_for_all(job)
     loads = []
     for index, share in enumerate(LOADS * job["rounds"]):
-        before = {size: _times(lambda size=size: run(0, size), SAMPLE_S) for size in SIZES}
-        most = max(SIZES, key=lambda size: size / float(np.median(before[size])))
-        rate = share * most / float(np.median(before[most]))
+        alone = {size: float(np.median(_times(lambda size=size: run(0, size), SAMPLE_S))) for size in SIZES}
+        fastest, most = max((size / alone[size], size) for size in SIZES)
+        rate = share * fastest
         during: Times = {}
         seed = 100 * job["seed"] + index
         found = latencies(_recorded(run, during), rate, int(rate * job["seconds"]), most, seed)
         p50, p99 = (float(np.percentile(found, q)) * 1e3 for q in (50, 99))
         load = {"share": share, "rate": rate, "queries": len(found), "p50_ms": p50, "p99_ms": p99}
-        loads.append({**load, **_service(before, during, most)})
+        loads.append({**load, **_service({size: alone[size] for size in SIZES if size <= most}, during)})
     write_atomic(Path(job["out"]), json.dumps(loads))
 
 
@@ -57,12 +57,11 @@ def _recorded(run: Run, during: Times) -> Run:
     return recording
 
 
-def _service(before: Times, during: Times, most: int) -> dict[str, Any]:
-    """What the simulation takes: the times of the load's own batches, and how much longer than before it they took.
+def _service(alone: dict[int, float], during: Times) -> dict[str, Any]:
+    """What the simulation takes: the times of the load's own batches, and how much longer than `alone` they took.
 
     A size of which the load made few is taken from before, and as much slower as the others.
     """
-    alone = {size: float(np.median(found)) for size, found in before.items() if size <= most}
     seen = {size: float(np.median(found)) for size, found in during.items() if len(found) >= FEW}
     weights = [len(during[size]) * alone[size] for size in seen]
     slower = float(np.average([seen[size] / alone[size] for size in seen], weights=weights)) if seen else 1.0

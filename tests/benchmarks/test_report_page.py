@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,18 +20,19 @@ SHOWN = f"[...document.querySelectorAll('{TABLE} tbody tr')].filter(row => !row.
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium.browsing(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
+def folder(golden: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the report lies."""
+    made = tmp_path_factory.mktemp("report")
+    write(render(golden), made)
+    return made
 
 
 @pytest.fixture
-def page(browser: Browser, golden: Results, tmp_path: Path) -> Browser:
-    write(render(golden), tmp_path)
+def page(browser: Browser, folder: Path) -> Browser:
     browser.events.clear()
     browser.size(1280, 900)
     browser.theme("light")
-    browser.go((tmp_path / "report.html").as_uri())
+    browser.go((folder / "report.html").as_uri())
     browser.wait(MARKS)
     return browser
 
@@ -41,6 +41,13 @@ def column(page: Browser, number: int) -> list[float]:
     """A column's figures from top to bottom; rows without one are left out."""
     cells = f"[...document.querySelectorAll('{TABLE} tbody tr')].map(row => row.cells[{number}].dataset.value)"
     return [float(value) for value in page.run(cells) if value]
+
+
+def search(page: Browser, words: str) -> None:
+    page.run(
+        f"(() => {{ const box = document.querySelector('.filter input'); box.value = '{words}';"
+        " box.dispatchEvent(new Event('input', {bubbles: true})); })()"
+    )
 
 
 def test_a_heading_sorts_and_sorts_the_other_way(page: Browser) -> None:
@@ -58,18 +65,12 @@ def test_a_heading_sorts_and_sorts_the_other_way(page: Browser) -> None:
 
 def test_a_filter_narrows_the_table_and_the_plot(page: Browser) -> None:
     rows, marks = page.run(SHOWN), page.run(MARKS)
-    page.run(
-        "(() => { const box = document.querySelector('.filter input'); box.value = 'INT8 onnx';"
-        " box.dispatchEvent(new Event('input', {bubbles: true})); })()"
-    )
+    search(page, "INT8 onnx")
     assert 0 < page.run(SHOWN) < rows and 0 < page.run(MARKS) < marks
     names = page.run("[...document.querySelectorAll('.explore .mark')].map(mark => mark.getAttribute('aria-label'))")
     assert all("onnx-int8" in name for name in names)
     assert page.run("document.querySelector('.filter output').textContent") == f"{page.run(SHOWN)} of {rows}"
-    page.run(
-        "(() => { const box = document.querySelector('.filter input'); box.value = '';"
-        " box.dispatchEvent(new Event('input', {bubbles: true})); })()"
-    )
+    search(page, "")
     assert (page.run(SHOWN), page.run(MARKS)) == (rows, marks)
     page.run("document.querySelector('.filter button').click()")
     assert page.run(MARKS) < marks
@@ -100,7 +101,7 @@ def test_a_point_tells_its_card_to_mouse_and_keyboard(page: Browser) -> None:
     page.wait("document.querySelector('.tip').hidden")
     page.run("document.querySelector('.explore .mark').focus()")
     assert page.run("document.querySelector('.tip').innerText")
-    page.call("Input.dispatchKeyEvent", type="keyDown", key="Enter", text="\r", windowsVirtualKeyCode=13)
+    page.enter()
     page.wait(f"document.querySelectorAll('{TABLE} tr.found').length")
 
 
@@ -122,7 +123,6 @@ def test_it_asks_nobody_and_complains_of_nothing(page: Browser) -> None:
 
 @pytest.mark.slow
 @lighthouse.installed
-def test_lighthouse_gives_the_report_95(golden: Results, tmp_path: Path) -> None:
-    write(render(golden), tmp_path)
-    with lighthouse.hosting(tmp_path) as address:
+def test_lighthouse_gives_the_report_95(folder: Path, tmp_path: Path) -> None:
+    with lighthouse.hosting(folder) as address:
         assert lighthouse.below(f"{address}report.html", tmp_path) == []

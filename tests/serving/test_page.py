@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -19,12 +18,6 @@ from tests.serving.processes import Running
 pytestmark = pytest.mark.skipif(chromium.binary() is None, reason="there is no Chromium on the PATH")
 ARTICLES = "document.querySelectorAll('#answers article').length"
 STATUS = "document.getElementById('status').textContent"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium.browsing(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -83,7 +76,7 @@ def test_the_keyboard_alone_is_enough(page: Browser) -> None:
         if page.run("!!document.activeElement.closest('#samples')"):
             break
     assert reached[0] == "A" and "file" in reached  # the link to the answers is first
-    page.call("Input.dispatchKeyEvent", type="keyDown", key="Enter", text="\r", windowsVirtualKeyCode=13)
+    page.enter()
     page.wait(f"{ARTICLES} == 2")
     page.run("document.querySelector('#variants input').focus()")
     page.call("Input.dispatchKeyEvent", type="keyDown", key=" ", text=" ", windowsVirtualKeyCode=32)
