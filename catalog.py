@@ -136,8 +136,8 @@ class Accuracy:
 class Parity:
     """How far a variant strays from its float Keras parent on the same images.
 
-    `max_abs_diff` is the largest difference of one probability, `top1_agreement` a share in 0..1; both are the worst
-    over `batch_sizes`.
+    `max_abs_diff` is the largest difference of one probability at any of `batch_sizes`; `mean_abs_diff` and
+    `top1_agreement`, a share in 0..1, are of all `images`.
     """
 
     images: int
@@ -404,6 +404,9 @@ def gzip_bytes_of(path: Path) -> int:
     return len(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0))
 
 
+_TEMPORARY = re.compile(r"\.[^/]+\.\d+\.tmp")  # what `write_atomic` leaves when it is killed
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Writes all of it or nothing: a temporary name beside `path`, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -446,6 +449,8 @@ def staged_folder(final: Path) -> Iterator[Path]:
         staged.rename(final)
         _sync_folder(final.parent)
     finally:
+        if retired.exists() and not final.exists():  # the second of the two renames failed
+            retired.rename(final)
         shutil.rmtree(staged, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
 
@@ -539,6 +544,23 @@ class Store:
         folder = self.model_dir(model) / "variants"
         return [read_card(VariantCard, path) for path in sorted(folder.glob(f"[!.]*/{CARD}"))]  # dots are being staged
 
+    def up_to_date(self, card: Card, variant: VariantCard) -> bool:
+        """Whether a variant was made from the weights that lie here: the model's, and its transform's if that is here.
+
+        Raises:
+            KilnError: The transform's card cannot be read.
+        """
+        if variant.parent_sha256 != card.weights_sha256:
+            return False
+        path = self.model_dir(card.model) / "transforms" / variant.variant.transform / CARD
+        if not variant.variant.transform or not path.is_file():
+            return True
+        try:
+            made_of = json.loads(path.read_text(encoding="utf-8"))["weights_sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise KilnError(f"{path} cannot be read as a card: {error}") from error
+        return bool(variant.settings.get("transform_sha256") == made_of)
+
     def policy(self, model: str) -> Policy | None:
         """The model's policy, if it has one.
 
@@ -569,7 +591,7 @@ class Store:
             if sha256_of(path) != digest:
                 raise KilnError(f"{path} is corrupt: its sha256 is not the one in {CARD}. Make it again with --force")
         if not extra_allowed:
-            present = {path.name for path in folder.iterdir()} - {CARD, *files}
+            present = {p.name for p in folder.iterdir() if not _TEMPORARY.fullmatch(p.name)} - {CARD, *files}
             if present:
                 raise KilnError(
                     f"{folder / sorted(present)[0]} does not belong there: {CARD} does not name it. Remove it"

@@ -44,13 +44,18 @@ def app(help_text: str) -> typer.Typer:
 
 
 def run(application: typer.Typer) -> None:
-    """Runs a command and exits: 0 done, 1 a `KilnError` (printed as one line), 2 bad usage, 130 interrupted."""
+    """Runs a command and exits: 0 done, 1 a `KilnError` or `OSError`, in one line, 2 bad usage, 130 interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the frameworks' banners are no news to a user
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     try:
         application()
     except KilnError as error:
         err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        said = f"error: {where}{error.strerror or error}"
+        err.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("interrupted", style="yellow")

@@ -50,7 +50,8 @@ def export_models(
         float | None, typer.Option(min=0.0, help="points of top-1 on the validation split a variant may lose [any]")
     ] = None,
     objective: Annotated[
-        Goal | None, typer.Option(help="find the one variant best at this within --max-accuracy-drop")
+        Goal | None,
+        typer.Option(help="find the best at this within --max-accuracy-drop, of these and all made before"),
     ] = None,
 ) -> None:
     """Converts one model or all of them (the word `model` may be left out).
@@ -131,9 +132,19 @@ def _export(
 def _race(
     store: Store, asked: dict[str, list[Variant]], options: pipeline.Options, objective: budget.Objective
 ) -> None:
-    """Finds each model's best variant and shows what was tried."""
-    for variants in asked.values():
-        console.out.print(pages.race(_best(store, variants, options, objective)))
+    """Finds each model's best variant and shows what was tried; a model that has none does not stop the others.
+
+    Raises:
+        KilnError: One or more have none; says which and why.
+    """
+    troubles = []
+    for model, variants in asked.items():
+        try:
+            console.out.print(pages.race(_best(store, variants, options, objective)))
+        except KilnError as error:
+            troubles.append(str(error) if len(asked) == 1 else f"{model}: {error}")
+    if troubles:
+        raise KilnError("\n".join(troubles))
 
 
 def _best(store: Store, variants: list[Variant], options: pipeline.Options, objective: budget.Objective) -> budget.Race:

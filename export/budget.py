@@ -11,6 +11,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 import catalog
@@ -18,7 +19,7 @@ from catalog import KilnError, Store, Variant, VariantCard, plugin
 from export import pipeline, process
 from export.timing import Measure
 from export.transforming import Tell
-from export.verdict import budgeted
+from export.verdict import budgeted, judged_by
 
 Objective = Literal["latency", "throughput", "size"]
 BATCH: dict[str, int] = {"latency": 1, "throughput": 32}
@@ -71,30 +72,35 @@ def find(
     if allowed is None:
         raise KilnError("the best variant under which budget? Say --max-accuracy-drop, as 0.3")
     model, plain = variants[0].model, dataclasses.replace(options, allowed_drop=None)
-    pipeline.export(store, variants, plain, begin, done, tell)
-    mixed = [v for v in map(_mixed, _considered(store, model)) if v and _over(store, v, allowed)]
-    if mixed:
-        pipeline.export(store, mixed, options, begin, lambda: None, tell)
-    entries = [Entry(card, _verdict(card, allowed)) for card in _considered(store, model)]
-    starters = [entry.card for entry in entries if not entry.verdict]
-    if not starters:
-        raise KilnError(_nothing(model, entries, allowed))
-    figures = _figures(store, starters, objective, options, begin)
-    raced = [dataclasses.replace(e, figure=figures.get(e.card.variant.version)) for e in entries]
+    spending = [variant for variant in variants if variant.precision in budgeted(_form(variant))]
+    for some, how in (([v for v in variants if v not in spending], plain), (spending, options)):
+        if some:
+            pipeline.export(store, some, how, begin, done, tell)
+    due = [v for v in map(_mixed, _considered(store, model)) if v and v not in spending and _over(store, v, allowed)]
+    if due:
+        as_it_is = dataclasses.replace(options, force=False, as_it_is=True)
+        pipeline.export(store, due, as_it_is, begin, lambda: None, tell)
+    entries = [Entry(card, _verdict(store, card, allowed)) for card in _considered(store, model)]
+    raced = _raced(store, entries, objective, options, begin)
+    if all(entry.verdict for entry in raced):
+        raise KilnError(_nothing(model, raced, allowed))
     ranked = sorted(raced, key=lambda entry: (bool(entry.verdict), _merit(entry, objective), str(entry.card.variant)))
     return Race(objective, ranked, _file(store, ranked, objective, allowed))
 
 
 def _considered(store: Store, model: str) -> list[VariantCard]:
     """Cards of all variants that were made of the weights as they are."""
-    parent = store.card(model).weights_sha256
-    return [card for card in store.variants(model) if card.parent_sha256 == parent]
+    parent = store.card(model)
+    return [card for card in store.variants(model) if store.up_to_date(parent, card)]
+
+
+def _form(variant: Variant) -> ModuleType:
+    return plugin("export.formats", variant.format)
 
 
 def _mixed(card: VariantCard) -> Variant | None:
     """The mixed variant that belongs to an int8 one."""
-    form = plugin("export.formats", card.variant.format)
-    if card.variant.precision != "int8" or "mixed" not in budgeted(form) or card.status == "failed":
+    if card.variant.precision != "int8" or "mixed" not in budgeted(_form(card.variant)) or card.status == "failed":
         return None
     return dataclasses.replace(card.variant, precision="mixed")
 
@@ -105,46 +111,62 @@ def _over(store: Store, mixed: Variant, allowed: float) -> bool:
     return drop is not None and drop > allowed
 
 
-def _verdict(card: VariantCard, allowed: float) -> str:
+def _verdict(store: Store, card: VariantCard, allowed: float) -> str:
     """Why a variant does not race; empty if it does."""
     if card.status == "failed":
         return f"failed: {card.reason}"
     if card.parity and not card.parity.holds:
         return "strays from its parent further than its floor"
-    if not plugin("export.formats", card.variant.format).SERVABLE:
+    if not _form(card.variant).SERVABLE:
         return "reference only, it cannot be served"
     if card.validation_drop is None:
         return "made before drops on the validation split were measured; export it again with --force"
     if card.validation_drop > allowed:
         return f"over budget: drops by {card.validation_drop:.2f} points"
+    try:
+        store.verify(store.variant_dir(card.variant), card.files)
+    except KilnError as error:
+        return str(error)
     return ""
 
 
-def _figures(
+def _raced(
     store: Store,
-    starters: list[VariantCard],
+    entries: list[Entry],
     objective: Objective,
     options: pipeline.Options,
     begin: Callable[[Variant], None],
-) -> dict[str, float]:
-    """By version: bytes, or the median over rounds of what was timed; in every round all run once, in turn."""
+) -> list[Entry]:
+    """The entries with their figures; one that cannot be timed is left out and says why."""
+    starters = [entry for entry in entries if not entry.verdict]
     if objective == "size":
-        return {card.variant.version: float(card.size_bytes) for card in starters}
+        return [dataclasses.replace(e, figure=None if e.verdict else float(e.card.size_bytes)) for e in entries]
     batch = BATCH[objective]
-    times: dict[str, list[float]] = {card.variant.version: [] for card in starters}
+    times: dict[str, list[float]] = {}
+    failed: dict[str, str] = {}
     for turn in range(ROUNDS):
-        for card in starters if turn % 2 == 0 else reversed(starters):
+        for card in (entry.card for entry in (starters if turn % 2 == 0 else reversed(starters))):
+            version = card.variant.version
+            if version in failed:
+                continue
             begin(card.variant)
             data, folder = card.dataset, str(store.variant_dir(card.variant).resolve())
             asked = Measure(folder, card.file, card.variant.format, data.height, data.width, batch, options.threads)
             reply = process.ask(asked, options.timeout)
             if reply.error:
-                raise KilnError(f"{card.variant} cannot be timed: {reply.error}")
-            times[card.variant.version].append(reply.times_ms[str(batch)])
-    middle = {version: statistics.median(taken) for version, taken in times.items()}
-    if objective == "latency":
-        return {version: round(taken, 4) for version, taken in middle.items()}
-    return {version: round(1000 * batch / taken, 1) for version, taken in middle.items()}
+                failed[version] = f"cannot be timed: {reply.error}"
+            else:
+                times.setdefault(version, []).append(reply.times_ms[str(batch)])
+
+    def judged(entry: Entry) -> Entry:
+        version = entry.card.variant.version
+        if entry.verdict or version in failed:
+            return dataclasses.replace(entry, verdict=entry.verdict or failed[version])
+        taken = statistics.median(times[version])
+        figure = round(taken, 4) if objective == "latency" else round(1000 * batch / taken, 1)
+        return dataclasses.replace(entry, figure=figure)
+
+    return [judged(entry) for entry in entries]
 
 
 def _merit(entry: Entry, objective: Objective) -> float:
@@ -159,7 +181,7 @@ def _file(store: Store, ranked: list[Entry], objective: Objective, allowed: floa
     card = ranked[0].card
     before = [step for step in card.search if "candidate" not in step]
     log = [*before, *({"objective": objective, **entry.words(objective)} for entry in ranked)]
-    won = dataclasses.replace(card, allowed_drop=allowed, search=log)
+    won = dataclasses.replace(judged_by(card, allowed), search=log)
     catalog.write_atomic(store.variant_dir(card.variant) / catalog.CARD, catalog.to_json(won))
     return won
 

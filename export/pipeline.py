@@ -41,6 +41,7 @@ class Options:
     seed: int = 0
     finetune_epochs: int | None = None
     allowed_drop: float | None = None  # points of top-1 on the validation split; what loses more is not offered
+    as_it_is: bool = False  # take a transform that is there, however long it was fine-tuned
 
     def settings(self, form: Any, precision: str, data: DatasetInfo) -> dict[str, Any]:
         """What a variant would be made with: the format's settings, and how it was calibrated if it was."""
@@ -117,6 +118,8 @@ def _source(store: Store, card: Card, transform: str, options: Options) -> Sourc
     """The model to convert, if it need not be made first."""
     if not transform:
         return transforming.trained(store, card)
+    if options.as_it_is and (there := transforming.present(store, card, transform)):
+        return there
     return None if options.force else transforming.found(store, card, chain(transform), options.finetune_epochs)
 
 

@@ -34,6 +34,9 @@ def sweep(folder: Path) -> None:
             path.rename(folder / match["name"])
         else:
             shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("*/.*.tmp"):  # a card that was being written anew
+        if path.is_file() and (match := _STAGED.fullmatch(path.name)) and not _alive(int(match["pid"])):
+            path.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:

@@ -50,6 +50,17 @@ def settings(card: TransformCard) -> dict[str, Any]:
     }
 
 
+def present(store: Store, parent: Card, name: str) -> Source | None:
+    """The transformed model that lies there, if it was made from these weights and is whole, by whatever settings."""
+    folder = folder_of(store, parent.model, name).resolve()
+    try:
+        card = read_card(TransformCard, folder / catalog.CARD)
+        store.verify(folder, card.files)
+    except KilnError:
+        return None
+    return Source(folder / MODEL, card.weights_sha256, card) if card.parent_sha256 == parent.weights_sha256 else None
+
+
 def found(store: Store, parent: Card, stages: list[Stage], epochs: int | None) -> Source | None:
     """The transformed model, if no link of the chain is due: same parent, same settings, files whole."""
     source = trained(store, parent)
@@ -83,17 +94,14 @@ def _recipe(parent: Card, stage: Stage, epochs: int | None) -> dict[str, Any]:
 
 
 def _found(store: Store, parent: Card, source: Source, links: list[Stage], epochs: int | None) -> Source | None:
-    folder = folder_of(store, parent.model, name_of(links)).resolve()
-    try:
-        card = read_card(TransformCard, folder / catalog.CARD)
-        store.verify(folder, card.files)
-    except KilnError:
+    there = present(store, parent, name_of(links))
+    if there is None or (card := there.card) is None:
         return None
     asked = (source.weights_sha256, parent.dataset.sha256, parent.seed, links[-1].parameters)
     same = asked == (card.source_sha256, card.dataset_sha256, card.seed, card.parameters)
     if not same or card.recipe != _recipe(parent, links[-1], epochs):
         return None
-    return Source(folder / MODEL, card.weights_sha256, card)
+    return there
 
 
 def _make(store: Store, parent: Card, source: Source, links: list[Stage], epochs: int | None, tell: Tell) -> Source:

@@ -150,6 +150,7 @@ def convert(request: Convert) -> Reply:
             calibration=calibration,
             validation=validation,
             validation_labels=validation_labels,
+            validation_parent=validation_parent,
             threads=request.threads,
             scratch=shared,
             cache=Path(request.cache) if request.cache else None,

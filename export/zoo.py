@@ -41,7 +41,7 @@ def put(
 
 
 def renew(source: Store, zoo: Store, model: str, force: bool = False) -> None:
-    """Replaces one model of the zoo.
+    """Replaces one model of the zoo; its policy stays.
 
     Raises:
         KilnError: It is not exported, no better than the one there, or too large; the zoo stays as it is.
@@ -63,6 +63,8 @@ def renew(source: Store, zoo: Store, model: str, force: bool = False) -> None:
             origin, name = source.variant_dir(variant.variant), variant.variant.version
             source.verify(origin, variant.files)
             shutil.copytree(origin, folder / "variants" / name)
+        if (policy := zoo.model_dir(model) / catalog.POLICY).is_file():
+            shutil.copy(policy, folder)
         catalog.write_atomic(folder / CARD, catalog.to_json(dataclasses.replace(card, files={})))
 
 

@@ -42,6 +42,7 @@ class Conversion:
     calibration: NDArray[np.uint8]  # [N, H, W, 3], training images only
     validation: NDArray[np.uint8] | None = None  # held out of training: searches are judged on these
     validation_labels: NDArray[np.int64] | None = None
+    validation_parent: NDArray[np.float32] | None = None  # what the network as trained answers to them
     threads: int = 2  # of the runtime while candidates are tried
     scratch: Path | None = None  # shared by the conversions of one export
     cache: Path | None = None  # keeps what was searched for from one export to the next

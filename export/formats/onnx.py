@@ -37,7 +37,6 @@ _INT8: dict[str, Any] = {
     **_FLOAT,
     "quantization": "static",
     "quantized_format": "QDQ",
-    "calibration": "searched on the validation split",
     "weights": "int8, symmetric",
     "activations": "uint8",
     "reduce_range": False,

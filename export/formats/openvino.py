@@ -32,7 +32,7 @@ _PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
 SETTINGS: dict[str, dict[str, Any]] = {
     "fp32": {"from": "onnx-fp32", "inference_precision": "f32"},
     "bf16": {"from": "onnx-fp32", "inference_precision": "bf16", "stored_as": "float32"},
-    "int8": {"from": "onnx-int8", "inference_precision": "f32", "calibration": "searched on the validation split"},
+    "int8": {"from": "onnx-int8", "inference_precision": "f32"},
 }
 
 

@@ -2,7 +2,8 @@
 
 `calibrate` tries every rule for ranges, with scales by channel and by tensor. `give_back` starts from the best of these
 and, where it still loses more than the budget allows, leaves layers in float: it ranks them by the damage each does
-when it alone is quantized, and gives the worst back until the loss is within the budget. Test images are never seen.
+when it alone is quantized, and gives the worst back until the loss is within the budget. That loss is counted as the
+card will count it: on all validation images, against the network as trained. Test images are never seen.
 """
 
 from __future__ import annotations
@@ -21,30 +22,35 @@ from export.onnx import calibration, floats
 from export.onnx.calibration import CHOICES, Choice, Judgement, Ranges
 from export.onnx.int8 import Quantizer
 
-MOST = 4096  # validation images at most
+MOST = 4096  # validation images at most, for the choice of a calibration
 RANKED = 512  # of them, for the ranking of layers: it needs an order, not a figure
 BATCH = 64
 
 
 @dataclass
 class Bench:
-    """A model under trial: its quantizer, the images it is judged on and what the float model answers to them."""
+    """A model under trial: its quantizer, the images it is judged on and what the float model answers to them.
+
+    `parent` is what the network as trained answers, whose accuracy a budget is counted from; without it, the float
+    model's own answers stand for it.
+    """
 
     quantizer: Quantizer
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
     threads: int
+    parent: NDArray[np.float32] | None = None
     learned: Ranges = field(default_factory=dict)  # ranges that a quantization-aware model brings
 
     def __post_init__(self) -> None:
         self.reference = run(floats.finish(self.quantizer.core), self.images, self.threads)
 
-    @property
-    def float_top1(self) -> float:
-        """The parent's accuracy on these images, in percent."""
+    def parent_top1(self, count: int | None = None) -> float:
+        """The accuracy of the network as trained on the first `count` images, in percent."""
         if self.labels is None:
             raise ValueError("there are no labels to judge an accuracy by")
-        return 100 * float(np.mean(self.reference.argmax(1) == self.labels))
+        answers = self.reference if self.parent is None else self.parent
+        return 100 * float(np.mean(answers[:count].argmax(1) == self.labels[:count]))
 
     def model(self, choice: Choice) -> Any:
         """What this choice makes, as it would be exported."""
@@ -76,11 +82,13 @@ def chosen(request: Conversion, quantizer: Quantizer, give: bool = False) -> Fou
     learned = learned_ranges(request, quantizer)
     log: list[dict[str, Any]] = []
     tried = None if learned and not give else bench(request, quantizer, learned)
-    choice, method = Choice(), "learned in training"
+    choice, method, judged = Choice(), "learned in training", "learned in training"
     if tried and not learned:
         choice, log = calibrate(request, tried)
         method = choice.method
-    settings: dict[str, Any] = {"calibration_method": method, "per_channel": choice.per_channel}
+        split = "validation split" if tried.labels is not None else "calibration images, none being held out"
+        judged = f"searched on the {split}"
+    settings: dict[str, Any] = {"calibration": judged, "calibration_method": method, "per_channel": choice.per_channel}
     if tried and give:
         choice = _affordable(request, tried, log, choice)
         choice, more = give_back(request, tried, choice)
@@ -93,7 +101,7 @@ def _affordable(request: Conversion, tried: Bench, log: list[dict[str, Any]], be
     """The least harmful calibration that keeps the budget with all layers in integers; `best` where none does."""
     if tried.labels is None or request.allowed_drop is None:
         return best
-    least = tried.float_top1 - request.allowed_drop
+    least = tried.parent_top1(MOST) - request.allowed_drop
     able = [step for step in log if step["validation_top1"] >= least]
     if not able:
         return best
@@ -113,11 +121,11 @@ def learned_ranges(request: Conversion, quantizer: Quantizer) -> Ranges:
 
 def bench(request: Conversion, quantizer: Quantizer, learned: Ranges) -> Bench:
     """The bench of a conversion; without validation images it is judged on those that calibrate."""
-    images, labels = request.validation, request.validation_labels
-    if images is None or len(images) == 0:
-        images, labels = request.calibration, None
-    few = None if labels is None else np.asarray(labels[:MOST])
-    return Bench(quantizer, np.asarray(images[:MOST]), few, request.threads, learned)
+    if request.validation is None or len(request.validation) == 0:
+        return Bench(quantizer, np.asarray(request.calibration), None, request.threads, learned=learned)
+    labels = None if request.validation_labels is None else np.asarray(request.validation_labels)
+    parent = None if request.validation_parent is None else np.asarray(request.validation_parent)
+    return Bench(quantizer, np.asarray(request.validation), labels, request.threads, parent, learned)
 
 
 def calibrate(request: Conversion, tried: Bench) -> tuple[Choice, list[dict[str, Any]]]:
@@ -126,7 +134,7 @@ def calibrate(request: Conversion, tried: Bench) -> tuple[Choice, list[dict[str,
     def find() -> dict[str, Any]:
         log, best = [], (np.inf, CHOICES[0])
         for choice in CHOICES:
-            judgement = tried.judge(choice)
+            judgement = tried.judge(choice, MOST)
             log.append({"calibration": choice.method, "per_channel": choice.per_channel, **judgement.words()})
             best = min(best, (judgement.damage, choice), key=lambda pair: pair[0])
         return {"choice": calibration.as_json(best[1]), "log": log}
@@ -143,12 +151,12 @@ def give_back(request: Conversion, tried: Bench, start: Choice) -> tuple[Choice,
     """
     if tried.labels is None or request.allowed_drop is None:
         raise KilnError("layers are given back against a budget on validation images; train with validation > 0")
-    budget = request.allowed_drop
+    budget, before = request.allowed_drop, tried.parent_top1()
 
     def find() -> dict[str, Any]:
         first = tried.judge(start)
-        log = [_step(start, first, tried.float_top1)]
-        if _drop(first, tried.float_top1) <= budget:
+        log = [_step(start, first, before)]
+        if _drop(first, before) <= budget:
             return {"choice": calibration.as_json(start), "log": log}
         ranking = rank(tried, start)
         log += [{"layer": name, "damage_alone": round(damage, 8)} for name, damage in ranking]
@@ -156,12 +164,14 @@ def give_back(request: Conversion, tried: Bench, start: Choice) -> tuple[Choice,
         for count in range(1, len(ranking) + 1):
             chosen = dataclasses.replace(start, floats=tuple(name for name, _ in ranking[:count]))
             judgement = tried.judge(chosen)
-            log.append(_step(chosen, judgement, tried.float_top1))
-            if _drop(judgement, tried.float_top1) <= budget:
+            log.append(_step(chosen, judgement, before))
+            if _drop(judgement, before) <= budget:
                 break
         return {"choice": calibration.as_json(chosen), "log": log}
 
-    key = {"search": "give back", "budget": budget, "start": calibration.as_json(start), **_key(request, tried)}
+    parent = None if tried.parent is None else calibration.digest_of(tried.parent)
+    key = {"search": "give back", "budget": budget, "start": calibration.as_json(start), "parent": parent}
+    key |= _key(request, tried)
     found = calibration.kept(request.cache, key, find)
     return calibration.chosen_from(found), list(found["log"])
 
@@ -176,18 +186,18 @@ def rank(tried: Bench, start: Choice) -> list[tuple[str, float]]:
     return sorted(damages.items(), key=lambda pair: -pair[1])
 
 
-def _drop(judgement: Judgement, float_top1: float) -> float:
+def _drop(judgement: Judgement, parent_top1: float) -> float:
     assert judgement.top1 is not None
-    return float_top1 - judgement.top1
+    return parent_top1 - judgement.top1
 
 
-def _step(choice: Choice, judgement: Judgement, float_top1: float) -> dict[str, Any]:
+def _step(choice: Choice, judgement: Judgement, parent_top1: float) -> dict[str, Any]:
     return {
         "float_layers": list(choice.floats),
         "calibration": choice.method,
         "per_channel": choice.per_channel,
         **judgement.words(),
-        "validation_drop": round(_drop(judgement, float_top1), 4),
+        "validation_drop": round(_drop(judgement, parent_top1), 4),
     }
 
 

@@ -51,10 +51,16 @@ class Tuning:
 
         Whatever makes training harder than the task (mixing of images, small images first, averages) is left out: the
         weights are to stay where they are and mend. A teacher is the model it starts from, never the parent's own.
+
+        Raises:
+            KilnError: `parent` is no recipe of this version.
         """
-        told = catalog.from_json(
-            Recipe, {key: value for key, value in parent.items() if key not in ("step_at", "sizes")}
-        )
+        try:
+            told = catalog.from_json(
+                Recipe, {key: value for key, value in parent.items() if key not in ("step_at", "sizes")}
+            )
+        except ValueError as error:
+            raise KilnError(f"the recipe in the model's card cannot be read: {error}. Train the model again") from error
         rate = told.learning_rate * self.learning_rate
         tuned = dataclasses.replace(
             told,

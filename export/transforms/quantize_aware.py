@@ -1,8 +1,9 @@
 """Quantization-aware training by tensorflow-model-optimization: int8 in the forward pass while it fine-tunes.
 
 The network learns to live with rounded weights and activations. Written are its plain weights and, in `ranges.json`,
-the range it learned for every activation: the int8 converters take these in place of measured ones. Behind pruning and
-clustering, zeros stay zeros and the distinct values few (the tool's prune- and cluster-preserving schemes, per layer).
+the range it learned for every activation, which int8 ONNX and OpenVINO take in place of measured ones; LiteRT measures.
+Behind pruning and clustering, zeros stay zeros and the distinct values few (the tool's prune- and cluster-preserving
+schemes, per layer).
 
 The pixels are not rounded in training, because in an int8 graph the byte is the quantized value. The ranges begin where
 the float network's activations lie on training images: the tool's own start at -6 and 6 would take thousands of steps

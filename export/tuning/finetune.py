@@ -22,7 +22,7 @@ from export.transforms import Progress, Stopped, Work
 from export.tuning import steps as steps
 from training import optimize
 from training.augment import augment
-from training.checkpoint import Checkpoints, State, same_run
+from training.checkpoint import Checkpoints, State
 
 STEPS_A_CALL = 8  # compiled into one call on small networks; also how long a stop may wait
 PREDICT_BATCH = 500
@@ -105,14 +105,11 @@ class _Run:
         if found is None:
             return
         state, arrays = found
-        try:
-            same_run(state, self.identity, self.work.level)
-        except KilnError:  # another parent, recipe or data set: what was begun for it is worth nothing now
+        variables = [v for v in self.variables() if _numeric(v)]
+        same_network = [tuple(v.shape) for v in variables] == [array.shape for array in arrays]
+        if state.run != self.identity or not same_network:  # what was begun for another parent or recipe is worthless
             self.checkpoints.clear()
             return
-        variables = [v for v in self.variables() if _numeric(v)]
-        if [tuple(v.shape) for v in variables] != [array.shape for array in arrays]:
-            raise KilnError(f"the checkpoint of {self.work.level} is of another network; start over with --force")
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
         self.state, self.begun = state, time.monotonic() - state.seconds

@@ -134,7 +134,7 @@ def candidates_of(store: Store, model: str) -> tuple[Card, list[Candidate]]:
         KilnError: A card cannot be read.
     """
     card = store.card(model)
-    return card, [Candidate(store.variant_dir(v.variant), v, _reason(card, v)) for v in store.variants(model)]
+    return card, [Candidate(store.variant_dir(v.variant), v, _reason(store, card, v)) for v in store.variants(model)]
 
 
 def candidates(searched: Sequence[Store]) -> Iterator[tuple[Card, Store, list[Candidate]]]:
@@ -148,12 +148,12 @@ def candidates(searched: Sequence[Store]) -> Iterator[tuple[Card, Store, list[Ca
         yield card, store, found
 
 
-def _reason(card: Card, variant: VariantCard) -> str:
+def _reason(store: Store, card: Card, variant: VariantCard) -> str:
     if variant.status != "ok":
         return variant.status
     if not catalog.plugin("export.formats", variant.variant.format).SERVABLE:
         return "reference only"
-    if variant.parent_sha256 != card.weights_sha256:
+    if not store.up_to_date(card, variant):
         return "stale: made from other weights; export it again"
     return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import catalog
 from catalog import CARD, KilnError, Store, Variant, VariantCard
 from export import budget, pipeline, process
 from export.timing import Measure, measure
+from export.transforms import folder_of
 from export.worker import EMPTY, Reply
 from tests.export.conftest import Run
 
@@ -84,6 +86,65 @@ def test_over_budget_does_not_race(copied: Store, timed: list[Measure]) -> None:
     assert verdicts[FAST] == "over budget: drops by 0.31 points"
     assert FAST.version not in {Path(request.folder).name for request in timed}
     assert card_of(copied, FAST).status == "ok"  # being left out of a race is no fault
+
+
+def test_a_winner_that_was_over_an_earlier_budget_is_offered_again(copied: Store, timed: list[Measure]) -> None:
+    strict = dataclasses.replace(card_of(copied, FAST), status="below-floor", reason="over budget", allowed_drop=0.05)
+    file(copied, strict)
+    won = race(copied, "latency").winner
+    assert (won.variant, won.status, won.reason, won.allowed_drop) == (FAST, "ok", "", 0.3)
+
+
+def test_what_is_damaged_or_cannot_be_timed_is_left_out(copied: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    litert = Variant("tiny", "litert", "fp32")
+    model = copied.variant_dir(litert) / card_of(copied, litert).file
+    model.write_bytes(model.read_bytes() + b" ")
+
+    def ask(request: Any, *_: Any) -> Reply:
+        error = "the runtime is gone" if Path(request.folder).name == FAST.version else ""
+        return Reply(error, "", EMPTY, EMPTY, None, None, times_ms={str(request.batch): 1.0})
+
+    monkeypatch.setattr(process, "ask", ask)
+    raced = race(copied, "latency")
+    verdicts = {entry.card.variant: entry.verdict for entry in raced.entries}
+    assert verdicts[FAST] == "cannot be timed: the runtime is gone" and "is corrupt" in verdicts[litert]
+    assert raced.winner.variant not in (FAST, litert) and raced.entries[0].figure == 1.0
+
+
+def test_mixed_that_was_asked_for_gets_its_budget(copied: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[Variant, float | None] = {}
+
+    def export(store: Store, variants: list[Variant], options: pipeline.Options, *_: Any) -> list[VariantCard]:
+        asked.update(dict.fromkeys(variants, options.allowed_drop))
+        return []
+
+    monkeypatch.setattr(pipeline, "export", export)
+    options = pipeline.Options(allowed_drop=0.3)
+    variants = pipeline.wanted("tiny", ["onnx"], ["int8", "mixed"])
+    budget.find(copied, variants, options, "size", lambda _: None, lambda: None)
+    assert asked == {INT8: None, MIXED: 0.3}
+
+
+def test_a_race_takes_a_transform_as_it_is(copied: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variant of a transform that is no more does not race, and giving layers back does not fine-tune anew."""
+    pruned = dataclasses.replace(INT8, transform="prune80")
+    shutil.copytree(copied.variant_dir(INT8), copied.variant_dir(pruned))
+    card = dataclasses.replace(card_of(copied, INT8), variant=pruned, validation_drop=1.5)
+    file(copied, dataclasses.replace(card, settings={**card.settings, "transform_sha256": "of the one before"}))
+    made = folder_of(copied, "tiny", "prune80") / CARD
+    catalog.write_atomic(made, json.dumps({"weights_sha256": "of this one"}))
+    assert pruned not in {entry.card.variant for entry in race(copied, "size").entries}
+    catalog.write_atomic(made, json.dumps({"weights_sha256": "of the one before"}))
+    asked: list[tuple[list[Variant], bool, bool]] = []
+
+    def export(store: Store, variants: list[Variant], options: pipeline.Options, *_: Any) -> list[VariantCard]:
+        asked.append((variants, options.as_it_is, options.force))
+        return []
+
+    monkeypatch.setattr(pipeline, "export", export)
+    options = pipeline.Options(allowed_drop=0.3, force=True)
+    budget.find(copied, [FAST], options, "size", lambda _: None, lambda: None)
+    assert asked == [([FAST], False, True), ([dataclasses.replace(pruned, precision="mixed")], True, False)]
 
 
 def test_size_needs_no_stopwatch(copied: Store, timed: list[Measure]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def request_(tmp_path: Path) -> Conversion:
     path = tmp_path / "model.keras"
     path.write_bytes(b"stands for the model in the cache's key")
     labels = np.zeros(len(IMAGES), np.int64)
-    return Conversion(path, tmp_path, "int8", IMAGES, IMAGES[:48], labels[:48], 1, cache=tmp_path / "searches")
+    return Conversion(path, tmp_path, "int8", IMAGES, IMAGES[:48], labels[:48], threads=1, cache=tmp_path / "searches")
 
 
 def test_a_search_tries_everything_and_is_not_repeated(request_: Conversion, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +84,8 @@ def test_a_search_tries_everything_and_is_not_repeated(request_: Conversion, mon
     assert [(s["calibration"], s["per_channel"]) for s in found.log] == [(c.method, c.per_channel) for c in CHOICES]
     best = min(found.log, key=lambda step: step["damage"])
     assert (found.choice.method, found.choice.per_channel) == (best["calibration"], best["per_channel"])
-    assert found.settings == {"calibration_method": best["calibration"], "per_channel": best["per_channel"]}
+    told = {"calibration_method": best["calibration"], "per_channel": best["per_channel"]}
+    assert found.settings == {"calibration": "searched on the validation split", **told}
     monkeypatch.setattr(search.Bench, "judge", lambda *_: pytest.fail("it searched again"))
     again = search.chosen(request_, quantizer)
     assert (again.choice, again.log) == (found.choice, found.log)
@@ -100,7 +102,7 @@ class Brittle(search.Bench):
 
     def judge(self, choice: Choice, count: int | None = None) -> calibration.Judgement:
         harmful = self.bad not in choice.floats
-        return calibration.Judgement(1.0 if harmful else 0.1, self.float_top1 - (50 if harmful else 0), 1.0)
+        return calibration.Judgement(1.0 if harmful else 0.1, self.parent_top1() - (50 if harmful else 0), 1.0)
 
 
 def test_only_the_worst_layer_is_given_back(request_: Conversion) -> None:
@@ -123,7 +125,7 @@ def test_a_calibration_that_keeps_the_budget_spares_every_layer(request_: Conver
         def judge(self, choice: Choice, count: int | None = None) -> calibration.Judgement:
             """By tensor it answers more often right, though further from the float answers."""
             lost = 50 if choice.per_channel else 0
-            return calibration.Judgement(0.1 if choice.per_channel else 0.2, self.float_top1 - lost, 1.0)
+            return calibration.Judgement(0.1 if choice.per_channel else 0.2, self.parent_top1() - lost, 1.0)
 
     quantizer = int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
     tried = Fickle(quantizer, IMAGES[:48], np.asarray(request_.validation_labels), 1)
@@ -133,6 +135,29 @@ def test_a_calibration_that_keeps_the_budget_spares_every_layer(request_: Conver
     spared = search._affordable(budgeted, tried, log, start)
     assert spared == Choice("minmax", per_channel=False)
     assert search.give_back(budgeted, tried, spared)[0].floats == ()
+
+
+def test_a_budget_counts_from_the_network_as_trained(request_: Conversion) -> None:
+    """What a transform has lost already is spent: its int8 model gets no budget of its own."""
+    quantizer = int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
+    reference = search.run(floats.finish(quantizer.core), IMAGES[:48], 1)
+    labels = reference.argmax(1)  # the transformed network gets half of them wrong that the parent got right
+    parent, classes = np.eye(reference.shape[1], dtype=np.float32)[labels], reference.shape[1]
+    labels[:24] = (labels[:24] + 1) % classes
+    parent[:24] = np.eye(classes, dtype=np.float32)[labels[:24]]
+    asked = dataclasses.replace(
+        request_, validation_labels=labels.astype(np.int64), validation_parent=parent, allowed_drop=20.0
+    )
+    choice, log = search.give_back(asked, search.bench(asked, quantizer, {}), Choice())
+    assert log[0]["validation_drop"] >= 40  # though int8 strays little from the transformed network itself
+    assert set(choice.floats) == set(quantizer.layers)
+
+
+def test_without_validation_images_the_card_says_what_judged(request_: Conversion) -> None:
+    quantizer = int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
+    none = dataclasses.replace(request_, validation=IMAGES[:0], validation_labels=np.zeros(0, np.int64))
+    found = search.chosen(none, quantizer)
+    assert found.settings["calibration"] == "searched on the calibration images, none being held out"
 
 
 def test_a_budget_needs_labels(request_: Conversion) -> None:

@@ -53,6 +53,20 @@ def test_a_nudge_is_measured_and_missed_floors_are_told() -> None:
     assert "differs by 0.3" in parity.shortfall(proof.parity) and "99.95%" in parity.shortfall(proof.parity)
 
 
+def test_agreement_is_of_all_images_not_of_those_asked_one_by_one() -> None:
+    def flipped_first(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        answers = predict(images)
+        if len(images) == 1 and (images[0] == IMAGES[0]).all():
+            answers = np.roll(answers, 1, axis=1)
+        return answers
+
+    proof = parity.prove(flipped_first, "int8", IMAGES, LABELS, REFERENCE)
+    assert proof.parity.top1_agreement == 1 and proof.parity.mean_abs_diff == 0 and proof.parity.max_abs_diff > 0
+    one_of_300 = REFERENCE.copy()
+    one_of_300[299] = np.roll(one_of_300[299], 1)
+    assert parity.prove(predict, "int8", IMAGES, LABELS, one_of_300).parity.top1_agreement == pytest.approx(299 / 300)
+
+
 def test_int8_is_asked_for_agreement_only() -> None:
     assert parity.prove(nudged(0.003), "int8", IMAGES, LABELS, REFERENCE).parity.holds
     assert not parity.prove(nudged(0.003), "fp32", IMAGES, LABELS, REFERENCE).parity.holds

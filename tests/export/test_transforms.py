@@ -84,6 +84,11 @@ def test_a_teacher_is_the_model_it_starts_from() -> None:
     assert (plain.teacher, taught.teacher, taught.distill_weight) == ("", "parent", 0.7)
 
 
+def test_a_recipe_of_another_version_is_told() -> None:
+    with pytest.raises(KilnError, match=r"unknown field 'depth'.*Train the model again"):
+        Tuning().recipe("lenet", {"optimizer": "sgd", "depth": 3})
+
+
 def test_lamp_spreads_the_share_over_the_kernels() -> None:
     rng = np.random.default_rng(0)
     shapes = {"narrow": (1.0, (5, 5, 6, 16)), "wide": (0.05, (400, 120))}
@@ -141,6 +146,9 @@ def test_each_link_is_made_once_and_again_only_if_due(trained: Store, tmp_path: 
     assert [request.level for request in workers.asked[2:]] == ["cluster16"]
     assert transforming.found(store, card, stages, 5) is None  # another length of fine-tuning
     assert transforming.found(store, dataclasses.replace(card, weights_sha256="0"), stages, None) is None
+    there = transforming.present(store, card, "prune80-cluster16")  # however it was fine-tuned
+    assert there and (there.keras_path, there.weights_sha256) == (source.keras_path, "cluster16")
+    assert transforming.present(store, dataclasses.replace(card, weights_sha256="0"), "prune80-cluster16") is None
     (folder_of(store, "tiny", "prune80") / MODEL).write_text("damaged")
     assert transforming.found(store, card, stages, None) is None
     told = transforming.settings(source.card)

@@ -43,7 +43,7 @@ import json, sys
 from pathlib import Path
 import keras, numpy
 from catalog import Recipe
-from export import twin
+from export.tuning import twin
 from training import network
 name, folder, flip = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "flip"
 keras.utils.set_random_seed(0)

@@ -43,6 +43,14 @@ def test_a_model_is_replaced_by_a_better_one_only(source, tmp_path):
     assert there.card("colours").accuracy.top1 == 95
 
 
+def test_a_policy_outlives_its_model(source, tmp_path):
+    there = Store(tmp_path / "zoo")
+    zoo.renew(source, there, "colours")
+    catalog.write_atomic(there.model_dir("colours") / catalog.POLICY, '{"model": "colours"}')
+    zoo.renew(source, there, "colours", force=True)
+    assert (there.model_dir("colours") / catalog.POLICY).read_text() == '{"model": "colours"}'
+
+
 def test_a_corrupt_variant_or_too_much_leaves_the_zoo_as_it_is(source, tmp_path, monkeypatch):
     there = Store(tmp_path / "zoo")
     (source.model_dir("colours") / "variants" / "onnx-int8" / "model.onnx").write_bytes(b"altered")
