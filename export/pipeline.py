@@ -22,7 +22,7 @@ from export.staging import scratch_in, sweep
 from export.transforming import Source, Tell
 from export.transforms import TransformCard, chain, name_of
 from export.verdict import budgeted, judged_by, within
-from export.worker import EMPTY, Convert, Prepare, Reply
+from export.worker import Convert, Prepare, Reply
 
 SEARCHES = "searches"  # in a model's folder: what searches found, kept from one export to the next
 
@@ -182,7 +182,7 @@ def _make(
     with suppress(_Kept), catalog.staged_folder(store.variant_dir(variant).resolve()) as staged:
         started = time.monotonic()
         if isinstance(source, str):
-            reply = Reply(source, "", EMPTY, EMPTY, None, None)
+            reply = Reply(source)
         else:
             path = str(source.keras_path)
             cache = str(store.model_dir(variant.model).resolve() / SEARCHES)

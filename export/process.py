@@ -19,7 +19,7 @@ import catalog
 from catalog import read_card
 from export.timing import Measure
 from export.tuning.apply import Transform
-from export.worker import EMPTY, Convert, Prepare, Reply
+from export.worker import Convert, Prepare, Reply
 
 WORKER = "export.worker"
 LOOK_SECONDS = 0.25  # how often a watcher is called
@@ -65,9 +65,7 @@ def ask(
             return _without_paths(read_card(Reply, reply), request)
         why = f"took longer than {timeout:g} s" if not ended else _how(process.returncode)
         last = _last_line(log)
-        return _without_paths(
-            Reply(f"{why}; last said: {last}" if last else why, "", EMPTY, EMPTY, None, None), request
-        )
+        return _without_paths(Reply(f"{why}; last said: {last}" if last else why), request)
 
 
 def _environment(request: Prepare | Convert | Transform | Measure) -> dict[str, str]:

@@ -119,7 +119,6 @@ def _make(store: Store, parent: Card, source: Source, links: list[Stage], epochs
             file=stage.file,
             level=stage.level,
             parameters=stage.parameters,
-            earlier=[link.level for link in links[:-1]],
             architecture=parent.architecture,
             recipe=_recipe(parent, stage, epochs),
             dataset=data.name,

@@ -19,7 +19,6 @@ from catalog import Accuracy, Flips, KilnError, Parity, WeightCount, from_json, 
 from export.timing import Measure, measure
 from export.tuning.apply import Stop, Transform, transform
 
-EMPTY: dict[str, Any] = {}
 ARRAYS = (  # of `Prepare`, one .npy each
     *("images", "labels", "reference", "parent", "calibration"),
     *("validation", "validation_labels", "validation_parent"),
@@ -59,12 +58,12 @@ class Convert:
 class Reply:
     """What came of a request; `error` is one line, empty if all went well. Conversions fill the rest."""
 
-    error: str
-    file: str
-    settings: dict[str, Any]
-    operators: dict[str, int]
-    parity: Parity | None
-    accuracy: Accuracy | None
+    error: str = ""
+    file: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    operators: dict[str, int] = field(default_factory=dict)
+    parity: Parity | None = None
+    accuracy: Accuracy | None = None
     flips: Flips | None = None
     weights: WeightCount | None = None
     macs: int | None = None
@@ -109,7 +108,7 @@ def prepare(request: Prepare) -> Reply:
     }
     for name, array in arrays.items():
         np.save(Path(request.folder, f"{name}.npy"), array)
-    return Reply("", "", EMPTY, EMPTY, None, None)
+    return Reply()
 
 
 def stratified(labels: Any, count: int, seed: int) -> Any:
@@ -162,7 +161,6 @@ def convert(request: Convert) -> Reply:
     held = proof.held(predict, validation, validation_labels, validation_parent)
     inside = form.inside(folder / made.file)
     return Reply(
-        error="",
         file=made.file,
         settings=made.settings,
         operators=made.operators,
@@ -204,8 +202,8 @@ def main() -> int:
     tasks: dict[str, tuple[type, Callable[[Any], Reply]]] = {
         "prepare": (Prepare, prepare),
         "convert": (Convert, convert),
-        "measure": (Measure, lambda request: Reply("", "", EMPTY, EMPTY, None, None, times_ms=measure(request))),
-        "transform": (Transform, lambda request: Reply("", "", transform(request, stop), EMPTY, None, None)),
+        "measure": (Measure, lambda request: Reply(times_ms=measure(request))),
+        "transform": (Transform, lambda request: Reply(settings=transform(request, stop))),
     }
     kind, task = tasks[asked["task"]]
     try:
@@ -214,7 +212,7 @@ def main() -> int:
         import traceback
 
         traceback.print_exc()
-        reply = Reply(one_line(error), "", EMPTY, EMPTY, None, None)
+        reply = Reply(one_line(error))
     write_atomic(Path(asked["reply"]), to_json(reply))
     return 1 if reply.error else 0
 

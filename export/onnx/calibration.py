@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog import write_atomic
+from export.onnx import graph
 
 BINS = 2048
 LEVELS = 256  # of an 8-bit number
@@ -62,7 +63,7 @@ def measure(model: Any, name: str, images: NDArray[np.uint8], pixels: Batches) -
 
     `pixels` makes the model's float32 input of uint8 images `[N, H, W, 3]`.
     """
-    session, names = _exposed(model)
+    session, names = graph.exposed(model)
     first = session.run(names, {name: pixels(images[:1])})
     step = int(max(1, min(64, MOST_BYTES // max(1, sum(tensor.nbytes for tensor in first)))))
     limits: dict[str, tuple[float, float]] = {}
@@ -76,25 +77,6 @@ def measure(model: Any, name: str, images: NDArray[np.uint8], pixels: Batches) -
         for key, values in tensors:
             counts[key] += _count(values, *limits[key])
     return {key: Spread(*limits[key], counts[key]) for key in limits}
-
-
-def _exposed(model: Any) -> tuple[Any, list[str]]:
-    """A session of the model with every float tensor as an output, and their names."""
-    import copy
-
-    import onnx
-    import onnxruntime as ort
-
-    whole = copy.deepcopy(model)
-    typed = onnx.shape_inference.infer_shapes(whole).graph
-    known = {output.name for output in whole.graph.output}
-    inner = [i for i in typed.value_info if i.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
-    produced = {name for node in whole.graph.node for name in node.output}
-    whole.graph.output.extend(info for info in inner if info.name in produced - known)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session, [output.name for output in session.get_outputs()]
 
 
 def _runs(

@@ -237,6 +237,27 @@ def _permute_rows(graph: Any, dense: Any, sizes: list[int]) -> None:
     weights.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(moved), weights.name))
 
 
+def exposed(model: Any, as_written: bool = False) -> tuple[Any, list[str]]:
+    """A session of a model with every float tensor as an output, and their names; `as_written`: not optimized."""
+    import copy
+
+    import onnx
+    import onnxruntime as ort
+
+    whole = copy.deepcopy(model)
+    known = {output.name for output in whole.graph.output}
+    typed = onnx.shape_inference.infer_shapes(whole).graph.value_info
+    made = {name for node in whole.graph.node for name in node.output} - known
+    floats = [i for i in typed if i.name in made and i.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    whole.graph.output.extend(floats)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if as_written:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session, [output.name for output in session.get_outputs()]
+
+
 def optimized(path: Path) -> Any:
     """The graph that ONNX Runtime makes of a model file on this machine and then runs."""
     import onnx

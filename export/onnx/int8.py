@@ -56,7 +56,6 @@ class Quantizer:
         self,
         choice: Choice = FIRST,
         learned: Ranges | None = None,
-        overrides: dict[str, Any] | None = None,
         *,
         widen: bool = True,
         quantized_input: bool = False,
@@ -66,12 +65,11 @@ class Quantizer:
         Args:
             choice: Calibration, and the layers that stay float.
             learned: Ranges by tensor name that a quantization-aware model brings; they go before measured ones.
-            overrides: More of the quantizer's `TensorQuantOverrides`, as for weights with scales of their own.
-            widen: Lay the first convolution out for ONNX Runtime (`onnx_stem`).
+            widen: Lay the first convolution out for ONNX Runtime (`stem`).
             quantized_input: Scale bytes to float and quantize them again, for runtimes that want to see it so.
         """
         ranges = {**calibration.ranges(self.spreads, choice.method), **(learned or {})}
-        model = self._qdq(choice, ranges, overrides or {})
+        model = self._qdq(choice, ranges)
         _float_logits(model.graph)
         if quantized_input:
             onnx_float.head(model, self.core, fold=False)
@@ -80,7 +78,7 @@ class Quantizer:
         onnx_graph.take_bytes(model, self.core.shape)
         return model
 
-    def _qdq(self, choice: Choice, ranges: Ranges, overrides: dict[str, Any]) -> Any:
+    def _qdq(self, choice: Choice, ranges: Ranges) -> Any:
         import onnxruntime.quantization as ort
         from onnxruntime.quantization.calibrate import TensorsData
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -104,7 +102,7 @@ class Quantizer:
             [],
             [*last, *choice.floats],
             list({*QDQRegistry, *QLinearOpsRegistry}),
-            {"WeightSymmetric": True, "TensorQuantOverrides": {**overrides, PIXELS: [pixel]}},
+            {"WeightSymmetric": True, "TensorQuantOverrides": {PIXELS: [pixel]}},
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog import KilnError, from_json, write_atomic
+from export.onnx import graph
 
 IMAGES = 4
 LEVELS = 255  # steps of an asymmetric 8-bit range
@@ -113,22 +114,7 @@ def _layer_outputs(path: Path, names: list[str]) -> tuple[Callable[[Any], list[N
 
 def _tensors(model: Any, feed: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """Every float tensor the model computes of this input, by name."""
-    import copy
-
-    import onnx
-    import onnxruntime as ort
-
-    whole = copy.deepcopy(model)
-    known = {output.name for output in whole.graph.output}
-    typed = onnx.shape_inference.infer_shapes(whole).graph.value_info
-    made = {name for node in whole.graph.node for name in node.output} - known
-    floats = [i for i in typed if i.name in made and i.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
-    whole.graph.output.extend(floats)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+    session, names = graph.exposed(model, as_written=True)
     answers = session.run(names, {session.get_inputs()[0].name: feed})
     return dict(zip(names, answers, strict=True))
 

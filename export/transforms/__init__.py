@@ -103,7 +103,6 @@ class Work:
     checkpoints: Path
     level: str
     parameters: dict[str, Any]  # LEVELS[level]
-    earlier: tuple[str, ...]  # the levels before it in the chain
     architecture: str
     recipe: Recipe  # of the fine-tuning
     dataset: Any  # training.data.Dataset; choose by its validation split, never look at its test images

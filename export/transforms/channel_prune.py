@@ -1,8 +1,8 @@
 """Structured pruning, ours: whole channels go until a share of the multiply-accumulates is left; dense runtimes gain.
 
 In rounds: score every channel, cut the coupled groups to the round's budget, fine-tune what is left by the training
-loop with the unpruned parent as teacher. `export/channels.py` knows what must be cut together, `channels_score.py` what
-a channel is worth, `channels_choose.py` which go.
+loop with the unpruned parent as teacher. `export/channels/` knows what must be cut together, what a channel is
+worth and which go.
 
 A round's network is written before it is trained and after, so a killed run goes on inside its round, and on a CPU ends
 in the same weights.

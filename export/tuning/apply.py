@@ -29,7 +29,6 @@ class Transform:
     file: str
     level: str
     parameters: dict[str, Any]
-    earlier: list[str]
     architecture: str
     recipe: dict[str, Any]
     dataset: str
@@ -81,7 +80,6 @@ def transform(request: Transform, stop: Stop) -> dict[str, Any]:
             checkpoints=Path(request.checkpoints),
             level=request.level,
             parameters=request.parameters,
-            earlier=tuple(request.earlier),
             architecture=request.architecture,
             recipe=recipe_of(request.recipe),
             dataset=loaded,

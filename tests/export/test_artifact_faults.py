@@ -20,7 +20,7 @@ from catalog import CARD, KilnError, Store, Variant, VariantCard, plugin
 from export import parity, pipeline, process
 from export.formats import onnx as onnx_format
 from export.frozen import load_keras
-from export.worker import ARRAYS, EMPTY, Prepare, Reply
+from export.worker import ARRAYS, Prepare, Reply
 
 VARIANTS = pipeline.wanted("tiny", [], [])
 
@@ -135,8 +135,8 @@ def test_40_over_budget_keeps_its_file_and_row_and_is_not_offered(copied: Store)
 
 
 def test_a_failed_export_does_not_replace_a_sound_variant(copied: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing = Reply("the converter fell over", "", EMPTY, EMPTY, None, None)
-    answers = {Prepare: Reply("", "", EMPTY, EMPTY, None, None)}
+    failing = Reply("the converter fell over")
+    answers = {Prepare: Reply()}
     monkeypatch.setattr(process, "ask", lambda request, *_: answers.get(type(request), failing))
     variant, forced = Variant("tiny", "onnx", "fp32"), pipeline.Options(force=True)
     before = card_of(copied, variant)
@@ -226,7 +226,7 @@ def test_a_format_without_its_package_keeps_its_row(
             return ask(request, *rest)
         for name in ARRAYS:
             np.save(Path(request.folder, f"{name}.npy"), np.zeros(1))
-        return Reply("", "", EMPTY, EMPTY, None, None)
+        return Reply()
 
     monkeypatch.setattr(process, "ask", unprepared)
     shutil.rmtree(copied.variant_dir(Variant("tiny", "openvino", "fp32")))

@@ -15,7 +15,7 @@ from catalog import CARD, KilnError, Store, Variant, VariantCard
 from export import budget, pipeline, process
 from export.timing import Measure, measure
 from export.transforms import folder_of
-from export.worker import EMPTY, Reply
+from export.worker import Reply
 from tests.export.conftest import Run
 
 FAST = Variant("tiny", "openvino", "int8")
@@ -49,7 +49,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[Measure]:
         assert isinstance(request, Measure), "nothing had to be made"
         asked.append(request)
         fast = Path(request.folder).name == FAST.version
-        return Reply("", "", EMPTY, EMPTY, None, None, times_ms={str(request.batch): 1.0 if fast else 2.0})
+        return Reply(times_ms={str(request.batch): 1.0 if fast else 2.0})
 
     monkeypatch.setattr(process, "ask", ask)
     return asked
@@ -102,7 +102,7 @@ def test_what_is_damaged_or_cannot_be_timed_is_left_out(copied: Store, monkeypat
 
     def ask(request: Any, *_: Any) -> Reply:
         error = "the runtime is gone" if Path(request.folder).name == FAST.version else ""
-        return Reply(error, "", EMPTY, EMPTY, None, None, times_ms={str(request.batch): 1.0})
+        return Reply(error, times_ms={str(request.batch): 1.0})
 
     monkeypatch.setattr(process, "ask", ask)
     raced = race(copied, "latency")

@@ -44,7 +44,6 @@ def work_of(trained: Store, digits: Any, root: Path, **changes: Any) -> Work:
         checkpoints=root / "checkpoints",
         level="channels50",
         parameters={**channel_prune.LEVELS["channels50"], "rounds": 2, "images": 128},
-        earlier=(),
         architecture="lenet",
         recipe=dataclasses.replace(recipe, batch_size=32, learning_rate=2e-3),
         dataset=digits,

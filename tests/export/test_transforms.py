@@ -22,7 +22,7 @@ from export.onnx import int8, learned
 from export.onnx.int8 import CONVOLUTION, DENSE
 from export.transforms import MODEL, PACKAGE, Progress, Tuning, _kernels, chain, folder_of, levels, name_of
 from export.tuning.apply import Transform, recipe_of
-from export.worker import EMPTY, Convert, Prepare, Reply
+from export.worker import Convert, Prepare, Reply
 from tests.export.conftest import Run
 
 LEVELS = {"prune50", "prune80", "prune90", "prune2of4", "cluster16", "cluster32", "quantize_aware"}
@@ -114,13 +114,13 @@ class Workers:
         if not isinstance(request, Transform):
             raise AssertionError(request)
         if self.error:
-            return Reply(self.error, "", EMPTY, EMPTY, None, None)
+            return Reply(self.error)
         Path(request.checkpoints).mkdir(parents=True)
         Path(request.progress).write_text('{"done": 3, "total": 4, "figures": "acc"}')
         watch()
         Path(request.folder, MODEL).write_text(request.level + request.parent_sha256)
         told = {"settings": {"zeros": 1}, "weights_sha256": request.level, "parameters": 7, "macs": 8, "val_top1": 90.0}
-        return Reply("", "", told, EMPTY, None, None)
+        return Reply(settings=told)
 
 
 def test_each_link_is_made_once_and_again_only_if_due(trained: Store, tmp_path: Path, monkeypatch: Any) -> None:
@@ -132,10 +132,7 @@ def test_each_link_is_made_once_and_again_only_if_due(trained: Store, tmp_path: 
         return transforming.make(store, card, links, epochs, force, lambda name, at: seen.append((name, at)))
 
     source = make(stages)
-    assert [(request.level, request.earlier) for request in workers.asked] == [
-        ("prune80", []),
-        ("cluster16", ["prune80"]),
-    ]
+    assert [request.level for request in workers.asked] == ["prune80", "cluster16"]
     assert [request.parent_sha256 for request in workers.asked] == [card.weights_sha256, "prune80"]
     assert seen[0] == ("prune80", Progress(3, 4, "acc")) and seen[1][0] == "prune80-cluster16"
     assert source.keras_path == folder_of(store, "tiny", "prune80-cluster16").resolve() / MODEL

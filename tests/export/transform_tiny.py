@@ -40,7 +40,6 @@ def main(root: str, out: str, text: str, stop: str = "") -> None:
             Path(out, f".{folder.name}.checkpoints"),
             stage.level,
             stage.parameters,
-            tuple(link.level for link in stages[:number]),
             card.architecture,
             dataclasses.replace(recipe, batch_size=16),
             few,
