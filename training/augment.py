@@ -82,12 +82,11 @@ def _hue_matrix(turn: NDArray[Any]) -> NDArray[np.float32]:
     return matrices
 
 
-def resize(x: Images, side: int) -> Images:
-    """Square images of `side` pixels by a triangle filter that averages when it shrinks (no aliasing)."""
-    n, height, width, _ = x.shape
-    rows, columns = _filter(height, side), _filter(width, side)
-    out = np.empty((n, side, side, 3), np.uint8)
-    for begin in range(0, n, 2048):
+def resize(x: Images, height: int, width: int) -> Images:
+    """Images of `height` x `width` by a triangle filter that averages when it shrinks (no aliasing)."""
+    rows, columns = _filter(x.shape[1], height), _filter(x.shape[2], width)
+    out = np.empty((len(x), height, width, 3), np.uint8)
+    for begin in range(0, len(x), 2048):
         part = slice(begin, begin + 2048)
         z = np.einsum("ih,nhwc->niwc", rows, x[part].astype(np.float32), optimize=True)
         out[part] = np.rint(np.einsum("jw,niwc->nijc", columns, z, optimize=True))

@@ -25,8 +25,7 @@ import rich.progress
 
 import console
 from catalog import Card, KilnError, Recipe, Store, sha256_of
-from training import devices, distill, kernels, network, optimize
-from training.augment import augment, resize
+from training import devices, distill, epochs, kernels, network, optimize
 from training.checkpoint import Checkpoints, State, same_run
 from training.data import Dataset
 
@@ -203,9 +202,6 @@ class _Run:
         self.saved_at = self.begun = time.monotonic()
         self.bar = console.progress(rich.progress.TextColumn("{task.fields[figures]}"))
         self.task = self.bar.add_task(job.model, total=job.recipe.epochs * self.steps, figures="")
-        frequency = np.bincount(job.dataset.y_train, minlength=len(job.dataset.classes))
-        weight = len(job.dataset.y_train) / (len(frequency) * np.maximum(frequency, 1))
-        self.class_weight = weight.astype(np.float32) if job.recipe.class_weights else None
 
     # -- state
 
@@ -255,26 +251,15 @@ class _Run:
                     on_epoch(self.state.history[-1])
 
     def draw(self, epoch: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
-        """One epoch's images, targets and sample weights, shuffled and augmented: a function of (seed, epoch)."""
-        data, classes = self.job.dataset, len(self.job.dataset.classes)
-        rng = np.random.default_rng([self.job.seed, epoch])
-        order = rng.permutation(len(data.x_train))
-        y = data.y_train[order]
-        weight = self.class_weight[y] if self.class_weight is not None else None
-        x, targets = augment(self.job.recipe, data.x_train[order], np.eye(classes, dtype=np.float32)[y], rng)
-        reached = [side for share, side in self.job.recipe.sizes if epoch >= share * self.job.recipe.epochs]
-        if reached and reached[-1] != x.shape[1]:
-            x = resize(x, reached[-1])
-        whole = len(x) - len(x) % self.devices  # every device gets the same number
-        return x[:whole], targets[:whole], weight if weight is None else weight[:whole]
+        """One epoch's images, targets and sample weights: a function of (seed, epoch)."""
+        return epochs.draw(self.job.recipe, self.job.dataset, self.job.seed, epoch, self.devices)
 
     def epoch(self, x: Any, y: Any, weight: Any) -> None:
         """Trains what is left of the current epoch, measures it and opens the next."""
         begun, done = time.monotonic(), self.state.step * self.job.recipe.batch_size
         sums = dict(self.state.sums) or {"images": 0.0, "loss": 0.0, "accuracy": 0.0}
         if self.labels is not None:
-            side = self.job.dataset.x_train.shape[1]
-            seen = x if x.shape[1] == side else resize(x, side)  # a teacher knows images of its own size only
+            seen = epochs.sized(x, *self.job.dataset.x_train.shape[1:3])  # a teacher knows images of its own size only
             y = np.concatenate([y, self.labels(seen)], axis=1)  # [N, 2 * classes]
         if done < len(x):
             self.model.fit(

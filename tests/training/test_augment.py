@@ -74,12 +74,12 @@ def test_cutmix_shares_the_label_by_the_pasted_area():
     assert ((mixed > 0.05) & (mixed < 0.95)).any()
 
 
-@pytest.mark.parametrize("side", [16, 24, 32, 48])
-def test_resize_keeps_mean_and_flat_colour(images, side):
-    out = a.resize(images, side)
-    assert out.shape == (len(images), side, side, 3) and out.dtype == np.uint8
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (24, 24), (32, 32), (48, 48), (24, 40)])
+def test_resize_keeps_mean_and_flat_colour(images, height, width):
+    out = a.resize(images, height, width)
+    assert out.shape == (len(images), height, width, 3) and out.dtype == np.uint8
     assert abs(out.mean() - images.mean()) < 1
-    assert (a.resize(np.full((2, 32, 32, 3), 77, np.uint8), side) == 77).all()
+    assert (a.resize(np.full((2, 32, 32, 3), 77, np.uint8), height, width) == 77).all()
 
 
 FULL = Recipe(augment="advanced", cutout=8, mixup=0.2, cutmix=1.0)

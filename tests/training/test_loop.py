@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from catalog import KilnError, Recipe, Store
-from training import data, distill, loop, network
+from training import data, distill, epochs, loop, network
 from training.checkpoint import Checkpoints
 from training.complete import complete
+from training.models import mobilenetv2
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,27 @@ def test_small_images_first_with_mixing_averaging_and_class_weights(few, tmp_pat
     saved = trained.keras.models.load_model(asked.folder / "model.keras", compile=False)
     assert tuple(saved.input_shape) == (None, 32, 32, 3) and card.accuracy.images == 359
     assert card.weights_sha256 == network.weights_sha256(trained.model)
+
+
+@pytest.mark.parametrize(
+    ("own", "first"), [((32, 32), (24, 24)), ((64, 64), (48, 48)), ((64, 96), (48, 72)), ((10, 12), (8, 9))]
+)
+def test_the_sizes_of_a_recipe_follow_the_size_of_the_pictures(own, first):
+    recipe = mobilenetv2.RECIPES["cpu"]
+    assert epochs.size_at(recipe, 0, *own) == first
+    assert epochs.size_at(recipe, recipe.epochs - 1, *own) == own
+
+
+def test_pictures_that_are_no_squares_begin_small_and_meet_their_teacher_whole(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "plugin", lambda *_: SimpleNamespace(build=any_size))
+    flat = dataclasses.replace(few, x_train=few.x_train[:, ::2, :24], x_val=few.x_val[:, ::2, :24])
+    store, keras = Store(tmp_path), loop.keras_namespace()
+    teacher = network.with_probabilities(keras, any_size(keras, (16, 24, 3), 10, Recipe()))
+    store.model_dir("teacher").mkdir()
+    teacher.save(store.model_dir("teacher") / "model.keras")
+    asked = job(flat, store, sizes=((0.0, 16), (0.5, 32)), teacher="teacher")
+    assert [epochs.draw(asked.recipe, flat, 0, epoch)[0].shape[1:3] for epoch in (0, 1)] == [(8, 12), (16, 24)]
+    assert len(loop.train(asked).history) == 2
 
 
 def test_what_is_saved_is_the_average_of_the_weights(few, tmp_path):
