@@ -70,7 +70,7 @@ class Recipe:
     mixup: float = 0.0  # alpha of the Beta distribution
     cutmix: float = 0.0  # alpha of the Beta distribution
     sizes: tuple[tuple[float, int], ...] = ()  # (share of the run, side for 32x32 pictures): small first
-    average: float = 0.0  # momentum of the exponential moving average of the weights; 0 is none
+    average: float = 0.0  # momentum of the weights' exponential moving average, less in short runs; 0 is none
     class_weights: bool = False  # inverse to the class frequencies
     stem: str = "default"  # the network's own word for how it meets small images
     weights: Literal["none", "imagenet"] = "none"

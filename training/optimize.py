@@ -35,6 +35,15 @@ def learning_rates(recipe: Recipe, steps_per_epoch: int) -> NDArray[np.float32]:
     return (recipe.learning_rate * shape).astype(np.float32)
 
 
+def average_momentum(recipe: Recipe, steps: int) -> float:
+    """The momentum of the weights' average in a run of `steps`: it looks back over an eighth of the run at most.
+
+    The first step's weights then keep a share of e^-8, or 0.03%. With a recipe's own momentum a run over few images
+    would be saved with much of its beginning in it.
+    """
+    return min(recipe.average, max(1 - 8 / steps, 0.0))
+
+
 def optimizer(keras: Any, recipe: Recipe, steps_per_epoch: int) -> Any:
     """A Keras optimizer whose weight decay spares biases and BatchNorm, and which leaves its average to the caller."""
     table = learning_rates(recipe, steps_per_epoch)
@@ -54,7 +63,7 @@ def optimizer(keras: Any, recipe: Recipe, steps_per_epoch: int) -> Any:
         "learning_rate": rate,
         "weight_decay": recipe.weight_decay or None,
         "use_ema": recipe.average > 0,
-        "ema_momentum": recipe.average or 0.99,
+        "ema_momentum": average_momentum(recipe, len(table)),
     }
     if recipe.optimizer == "sgd":
         made = keras.optimizers.SGD(momentum=recipe.momentum, nesterov=True, **common)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+import catalog
 from catalog import Recipe
 from training import distill, evaluation, optimize
 from training.loop import keras_namespace
@@ -66,6 +67,25 @@ def test_weight_decay_spares_biases_and_batchnorm():
     optimizer.apply([keras.ops.zeros(v.shape) for v in model.trainable_variables])
     after = {v.path.rpartition("/")[2]: float(np.asarray(v).mean()) for v in model.trainable_variables}
     assert after["kernel"] == pytest.approx(0.95) and after["bias"] == after["gamma"] == after["beta"] == 1
+
+
+def test_a_short_run_forgets_its_first_weights():
+    keras = keras_namespace()
+    recipe = Recipe(optimizer="sgd", learning_rate=0.1, average=0.998, epochs=10)
+    optimizer = optimize.optimizer(keras, recipe, 10)
+    weight = keras.Variable([1.0])
+    optimizer.build([weight])
+    for _ in range(100):
+        optimizer.apply([keras.ops.zeros(1)])
+        weight.assign([0.0])
+    assert 0 < optimize.averages(optimizer)[0] < 1e-3
+
+
+@pytest.mark.parametrize("model", catalog.plugin_names("training.models"))
+def test_on_as_many_images_as_cifar10_a_recipe_averages_as_it_says(model):
+    for name, recipe in catalog.plugin("training.models", model).RECIPES.items():
+        if name != "quick":
+            assert optimize.average_momentum(recipe, recipe.epochs * 45_000 // recipe.batch_size) == recipe.average
 
 
 def test_distillation_loss_is_hintons():
