@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -196,8 +197,13 @@ def _python(arguments: list[str]) -> int:
     Raises:
         typer.Exit: The user stopped it, and with it the rest.
     """
-    status = subprocess.run([sys.executable, *arguments], cwd=catalog.ROOT).returncode
-    if status == 130:
+    stops: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: stops.append(number))  # the training gets it too, and saves
+    try:
+        status = subprocess.run([sys.executable, *arguments], cwd=catalog.ROOT).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if stops or status in (130, -signal.SIGINT):
         raise typer.Exit(130)
     return status
 

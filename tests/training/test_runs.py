@@ -115,6 +115,37 @@ def test_sigint_saves_and_says_how_to_go_on(interrupted, uninterrupted):
     assert card(store).weights_sha256 == card(uninterrupted).weights_sha256
 
 
+SLOW_TO_SAVE = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(1)  # longer than subprocess.run waits for a child after Ctrl-C
+    pathlib.Path("saved").touch()
+    sys.exit(130)
+signal.signal(signal.SIGINT, save)
+pathlib.Path("ready").touch()
+signal.pause()
+"""
+
+
+def test_ctrl_c_lets_the_training_of_all_save_and_starts_no_other(tmp_path):
+    models = f"""
+import sys, typer
+from training.__main__ import _python
+try:
+    for _ in range(2):
+        _python(["-c", "import os; os.chdir({str(tmp_path)!r})" + {SLOW_TO_SAVE!r}])
+except typer.Exit as stop:
+    sys.exit(stop.exit_code)
+"""
+    process = subprocess.Popen([sys.executable, "-c", models], cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "ready").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.wait(60) == 130
+    assert (tmp_path / "saved").exists()
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over_aloud(interrupted, uninterrupted):
     store, _ = interrupted
     newest = sorted((store / "lenet" / "checkpoints").iterdir())[-1] / "state.npz"
