@@ -88,10 +88,11 @@ def _random_images(count: int) -> Any:
 def _ours(model: str, data: Any) -> Any:
     """A function that trains one more epoch through the project's loop and returns its seconds."""
     from training import loop
+    from training.job import Job
 
     store = catalog.Store(tempfile.mkdtemp(prefix="modelkiln-speed-"))
     recipe = dataclasses.replace(NETWORKS[model], epochs=1000)
-    run = loop.prepare(loop.Job(model, model, "speed", recipe, data, 0, store, checkpoint_seconds=1e9))
+    run = loop.prepare(Job(model, model, "speed", recipe, data, 0, store, checkpoint_seconds=1e9))
 
     def epoch() -> float:
         begun = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shlex
 import signal
@@ -21,7 +22,7 @@ from catalog import Card, KilnError, Recipe, Store
 
 if TYPE_CHECKING:
     from training.data import Dataset
-    from training.loop import Job
+    from training.job import Job
 
 app = console.app("Trains small image classifiers. `python -m training lenet --dataset cifar10 --recipe report`")
 
@@ -53,6 +54,7 @@ def train(
 ) -> None:
     """Trains one network (the word `train` may be left out)."""
     from training import data
+    from training import job as jobs
 
     overrides = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
@@ -66,11 +68,11 @@ def train(
     job = _job(name or model, model, recipe, chosen, loaded, Store(store))
     job = dataclasses.replace(job, seed=seed, checkpoint_seconds=checkpoint_seconds, devices=devices)
     if force:
-        _start_over(job)
+        jobs.start_over(job)
     elif (card := _done(job)) is not None:
         console.out.print(f"{job.model} is done: {_told(card)}. To train it again: --force", highlight=False)
         return
-    card = _run_or_stop(job, tensorboard)
+    card = _run_or_stop(job, "lower --learning-rate and start over with --force", tensorboard)
     console.out.print(f"{job.model}: {_told(card)}; in {job.folder}", highlight=False, soft_wrap=True)
 
 
@@ -151,6 +153,7 @@ def seeds(
     teacher: Annotated[str, typer.Option(help="a trained model; trains with and without it")] = "",
     store: StoreOption = None,
     out: Annotated[Path | None, typer.Option(help="a JSON file for the figures")] = None,
+    force: ForceOption = False,
 ) -> None:
     """Trains the same recipe with several seeds; with a teacher, also without, to show what it does."""
     from training import data
@@ -160,7 +163,8 @@ def seeds(
     loaded = data.load(dataset, root=root, validation=plain.validation)
     recipes = [plain, *([dataclasses.replace(plain, teacher=teacher)] if teacher else [])]
     jobs = [_job(model, model, recipe, one, loaded, opened) for one in recipes]
-    made = [several.run(job, count, _run_or_stop) for job in jobs]
+    cure = f"lower the learning_rate of its recipe {recipe} in training/models/{model}.py"
+    made = [several.run(job, count, functools.partial(_run_or_stop, cure=cure), force) for job in jobs]
     several.report(model, dataset, [figures for figures, _ in made])
     if out:
         cards = [card for _, made_cards in made for card in made_cards]
@@ -185,7 +189,7 @@ def _job(name: str, model: str, recipe_name: str, recipe: Recipe, loaded: Datase
         KilnError: The recipe's teacher is not trained, or on other data.
     """
     from training import distill
-    from training.loop import Job
+    from training.job import Job
 
     taught = distill.teacher_card(store, recipe.teacher, loaded).weights_sha256 if recipe.teacher else ""
     return Job(name, model, recipe_name, recipe, loaded, 0, store, teacher_sha256=taught)
@@ -220,12 +224,14 @@ def _recipe(model: str, name: str) -> Recipe:
     return recipes[name]
 
 
-def _run_or_stop(job: Job, tensorboard: bool = False) -> Card:
-    """Trains to the card; where the user stops it, says how to go on and exits."""
-    from training.loop import Interrupted
+def _run_or_stop(job: Job, cure: str, tensorboard: bool = False) -> Card:
+    """Trains to the card; where the user stops it, says how to go on and exits; `cure` is for a loss that diverges."""
+    from training.loop import Diverged, Interrupted
 
     try:
         return _run(job, tensorboard)
+    except Diverged as error:
+        raise KilnError(f"{error}; {cure}") from error
     except Interrupted as stop:
         again = shlex.join(["python", "-m", "training", *(a for a in sys.argv[1:] if a != "--force")])
         console.err.print(f"stopped and saved. To go on: {again}", style="yellow", highlight=False)
@@ -233,7 +239,6 @@ def _run_or_stop(job: Job, tensorboard: bool = False) -> Card:
 
 
 def _run(job: Job, tensorboard: bool) -> Card:
-    from training.checkpoint import Checkpoints
     from training.complete import complete
     from training.loop import train
     from training.tensorboard import logs
@@ -242,7 +247,7 @@ def _run(job: Job, tensorboard: bool) -> Card:
         trained = train(job, on_epoch)
     command = shlex.join(["python", "-m", "training", *sys.argv[1:]])
     card = complete(job, trained, command)
-    Checkpoints(job.folder / "checkpoints").clear()
+    job.checkpoints.clear()
     return card
 
 
@@ -252,23 +257,14 @@ def _done(job: Job) -> Card | None:
     Raises:
         KilnError: Something else is kept under this name.
     """
-    if not (job.folder / catalog.CARD).is_file():
-        return None
-    card = job.store.card(job.model)
-    if job.is_of(card):
-        job.store.verify(job.folder, card.files, extra_allowed=True)
-        return card
-    raise KilnError(
-        f"{job.folder} holds {_told(card)}, trained otherwise. Keep both with --name, or replace it with --force"
-    )
+    from training.job import finished
 
-
-def _start_over(job: Job) -> None:
-    """Forgets the card and the checkpoints; files stay until the new ones replace them."""
-    from training.checkpoint import Checkpoints
-
-    (job.folder / catalog.CARD).unlink(missing_ok=True)
-    Checkpoints(job.folder / "checkpoints").clear()
+    if (card := finished(job, job.store, job.model)) is None and (job.folder / catalog.CARD).is_file():
+        raise KilnError(
+            f"{job.folder} holds {_told(job.store.card(job.model))}, trained otherwise. Keep both with --name, or "
+            "replace it with --force"
+        )
+    return card
 
 
 def _told(card: Card) -> str:

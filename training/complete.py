@@ -13,7 +13,8 @@ import numpy as np
 import catalog
 from catalog import Accuracy, Card, sha256_of, to_json, write_atomic
 from training import evaluation, network
-from training.loop import PREDICT_BATCH, Job, Trained
+from training.job import Job
+from training.loop import PREDICT_BATCH, Trained
 
 MODEL_FILE = "model.keras"
 

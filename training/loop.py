@@ -17,61 +17,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rich.progress
 
 import console
-from catalog import Card, KilnError, Recipe, Store, sha256_of
+from catalog import KilnError
 from training import devices, distill, epochs, kernels, network, optimize
-from training.checkpoint import Checkpoints, State, same_run
-from training.data import Dataset
+from training.checkpoint import State, same_run
+from training.job import Job
 
 STEPS_A_CALL = 8  # compiled into one call on small networks; also how long an interrupt may wait
 PREDICT_BATCH = 500
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that decides a run's weights, and where it is written."""
-
-    model: str  # its name in the store
-    architecture: str
-    recipe_name: str
-    recipe: Recipe
-    dataset: Dataset
-    seed: int
-    store: Store
-    checkpoint_seconds: float = 60.0
-    teacher_sha256: str = ""  # of the teacher's weights, where the recipe has one
-    devices: int = 1  # that share every batch; 0 is every GPU there is
-    start: Path | None = None  # the file of a logits network to go on with, instead of a new one of the architecture
-    watch: Callable[[int, int, str], bool] | None = None  # told steps done, of how many, figures; True stops the run
-    teachers: Store | None = None  # where the teacher is kept, if not in `store`
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint or card must share with this job to be its own."""
-        return {
-            "architecture": self.architecture,
-            "dataset": self.dataset.sha256,
-            "seed": self.seed,
-            "teacher_sha256": self.teacher_sha256,
-            **({"start_sha256": sha256_of(self.start)} if self.start else {}),
-            **self.recipe.decisive(),
-        }
-
-    def is_of(self, card: Card) -> bool:
-        """Whether this very job made the card."""
-        told = {"architecture": card.architecture, "dataset": card.dataset.sha256, "seed": card.seed}
-        return self.identity == {**told, "teacher_sha256": card.teacher_sha256, **card.recipe}
-
-    @property
-    def folder(self) -> Path:
-        """Where the model's files go."""
-        return self.store.model_dir(self.model)
 
 
 class Interrupted(Exception):
@@ -130,8 +88,7 @@ def prepare(job: Job, count: int = 1) -> _Run:
     """The run at its first step, or where its newest whole checkpoint left it, on `count` devices."""
     if job.recipe.batch_size % count:
         raise KilnError(f"a batch of {job.recipe.batch_size} cannot be shared by {count} devices; give --batch-size")
-    checkpoints = Checkpoints(job.folder / "checkpoints")
-    found = checkpoints.newest(lambda message: console.err.print(f"{job.model}: {message}", style="yellow"))
+    found = job.checkpoints.newest(lambda message: console.err.print(f"{job.model}: {message}", style="yellow"))
     if found:
         same_run(found[0], job.identity, job.model)
     keras = keras_namespace(job.recipe.mixed_precision)
@@ -143,7 +100,7 @@ def prepare(job: Job, count: int = 1) -> _Run:
         model = network.build(keras, job.architecture, shape, len(job.dataset.classes), job.recipe)
     if keras.backend.backend() == "tensorflow" and not _on_gpu(keras):
         kernels.use(keras, model)
-    run = _Run(job, keras, model, checkpoints, count)
+    run = _Run(job, keras, model, count)
     if found:
         run.restore(*found)
         console.err.print(f"{job.model}: going on from epoch {run.state.epoch + 1}, step {run.state.step}")
@@ -181,8 +138,8 @@ def _stopping(run: _Run) -> Iterator[None]:
 class _Run:
     """The loop's moving parts: position, sums of the running epoch, the clock."""
 
-    def __init__(self, job: Job, keras: Any, model: Any, checkpoints: Checkpoints, count: int = 1) -> None:
-        self.job, self.keras, self.model, self.checkpoints, self.devices = job, keras, model, checkpoints, count
+    def __init__(self, job: Job, keras: Any, model: Any, count: int = 1) -> None:
+        self.job, self.keras, self.model, self.devices = job, keras, model, count
         classes = len(job.dataset.classes)
         self.steps = math.ceil(len(job.dataset.x_train) / job.recipe.batch_size)
         self.optimizer = optimize.optimizer(keras, job.recipe, self.steps)
@@ -226,15 +183,15 @@ class _Run:
             self.model.jax_state_sync()  # on JAX the weights live inside fit() until they are asked for
         self.state = dataclasses.replace(self.state, seconds=time.monotonic() - self.begun)
         try:
-            self.checkpoints.save(self.state, [self.array(v) for v in self.variables() if _numeric(v)])
+            self.job.checkpoints.save(self.state, [self.array(v) for v in self.variables() if _numeric(v)])
         except FloatingPointError as error:
             raise self.diverged("a weight") from error
         self.saved_at = time.monotonic()
 
     def diverged(self, what: str) -> Diverged:
+        epoch = self.state.epoch + 1
         return Diverged(
-            f"{self.job.model}: {what} is NaN or infinite in epoch {self.state.epoch + 1}. The last good checkpoint is "
-            "kept; lower --learning-rate and start over with --force"
+            f"{self.job.model}: {what} is NaN or infinite in epoch {epoch}; the last good checkpoint is kept"
         )
 
     # -- epochs

@@ -12,7 +12,7 @@ from typing import Any
 import catalog
 import console
 from catalog import Card, Store
-from training.loop import Job
+from training.job import Job, finished, start_over
 
 FOLDER = ".seeds"  # inside the store, where no command looks for models
 
@@ -37,21 +37,26 @@ class Seeds:
         return statistics.stdev(self.top1) if len(self.top1) > 1 else 0.0
 
 
-def run(job: Job, seeds: int, train: Callable[[Job], Card]) -> tuple[Seeds, list[Card]]:
-    """Trains `job` with seeds 0, 1, …; one that is trained already, here or in the store, is taken as it is."""
+def run(job: Job, seeds: int, train: Callable[[Job], Card], force: bool = False) -> tuple[Seeds, list[Card]]:
+    """Trains `job` with seeds 0, 1, …; one that is trained already, here or in the store, is taken as it is.
+
+    With `force` all are trained again, beside those that the store has of the user's own.
+    """
     inner = Store(job.store.root / FOLDER)
     cards = []
     for seed in range(seeds):
-        name = f"{job.model}-{job.recipe_name}-{seed}" + (f"-from-{job.recipe.teacher}" if job.recipe.teacher else "")
-        one = dataclasses.replace(job, model=name, seed=seed, store=inner, teachers=job.store)
-        cards.append(find(one, job.store) or find(one, inner) or train(one))
+        one = dataclasses.replace(job, seed=seed, store=inner, teachers=job.store)
+        one = dataclasses.replace(one, model=f"{job.architecture}-{job.recipe_name}-{seed}-{one.digest}")
+        if force:
+            start_over(one)
+        cards.append((None if force else find(one, job.store) or find(one, inner)) or train(one))
     top1 = [card.accuracy.top1 for card in cards]
     return Seeds(job.recipe_name, job.recipe.teacher, top1, cards[0].accuracy.images), cards
 
 
 def find(job: Job, store: Store) -> Card | None:
     """The card of this very job in a store, whatever it is called there."""
-    return next((card for card in map(store.card, store.models()) if job.is_of(card)), None)
+    return next((card for name in store.models() if (card := finished(job, store, name))), None)
 
 
 def report(model: str, dataset: str, sets: list[Seeds]) -> None:

@@ -114,6 +114,7 @@ def train_trial(config: dict[str, Any]) -> None:
 
     from training import data, loop
     from training.checkpoint import Checkpoints
+    from training.job import Job
 
     sweep, trial = config["sweep"], config["trial"]
     folder = Path(sweep.folder, "trials", trial.key)
@@ -132,11 +133,11 @@ def train_trial(config: dict[str, Any]) -> None:
         tune.report({"val_accuracy": row["val_accuracy"], "epoch": int(row["epoch"])})
 
     loaded = data.load(sweep.dataset, root=sweep.root or None, validation=trial.recipe.validation)
-    job = loop.Job("trial", sweep.model, sweep.space, trial.recipe, loaded, sweep.seed, Store(folder), 30.0)
+    job = Job("trial", sweep.model, sweep.space, trial.recipe, loaded, sweep.seed, Store(folder), 30.0)
     trained = loop.train(job, on_epoch)
     told = {"history": trained.history, "seconds": time.monotonic() - begun}
     write_atomic(folder / RESULT, json.dumps(told))
-    Checkpoints(job.folder / "checkpoints").clear()
+    job.checkpoints.clear()
 
 
 def run(sweep: Sweep) -> list[Outcome]:

@@ -114,11 +114,12 @@ def _cut(model: Any, first: Any, budget: int, number: int, work: Work) -> Any:
 def _mended(keras: Any, work: Work, folder: Path, epochs: int, passed: tuple[int, int]) -> tuple[Any, float | None]:
     """A round's network once fine-tuned, and its validation top-1 in percent; `passed`: epochs before, of all."""
     from training import loop
+    from training.job import Job
 
     done = folder / "done.keras"
     if not done.is_file():
         recipe = dataclasses.replace(work.recipe, epochs=epochs, **DISTILLED)
-        job = loop.Job(
+        job = Job(
             model=folder.name,
             architecture=work.architecture,
             recipe_name=work.level,

@@ -15,19 +15,21 @@ import pytest
 import catalog
 from catalog import KilnError, Recipe, Store
 from training import data, devices, loop, tensorboard
+from training.job import Job
 
 SCRIPT = """
 import dataclasses, json, sys
 import numpy as np
 from catalog import Recipe, Store
 from training import data, loop
+from training.job import Job
 whole = data.load("digits")
 few = dataclasses.replace(whole, x_train=whole.x_train[:128], y_train=whole.y_train[:128], x_val=whole.x_val[:33],
                           y_val=whole.y_val[:33])
 recipe = Recipe(epochs=2, batch_size=32, optimizer="sgd", learning_rate=1e-3, average=0.9)
 found = []
 for count in (2, 1):
-    job = loop.Job(f"m{count}", "lenet", "test", recipe, few, 0, Store(sys.argv[1]), 1e9, "", count)
+    job = Job(f"m{count}", "lenet", "test", recipe, few, 0, Store(sys.argv[1]), 1e9, "", count)
     trained = loop.train(job)
     sums = [float(np.abs(weight).sum()) for weight in trained.model.get_weights()]
     found.append([trained.history[-1]["val_loss"], *sums])
@@ -59,7 +61,7 @@ def test_two_devices_train_what_one_does(backend, tmp_path):
 def test_every_device_gets_the_same_number_of_images(tmp_path):
     whole = data.load("digits")
     few = dataclasses.replace(whole, x_train=whole.x_train[:131], y_train=whole.y_train[:131])
-    job = loop.Job("m", "lenet", "test", Recipe(batch_size=64), few, 0, Store(tmp_path))
+    job = Job("m", "lenet", "test", Recipe(batch_size=64), few, 0, Store(tmp_path))
     x, targets, _ = loop.prepare(job, 4).draw(0)
     assert len(x) == len(targets) == 128
     assert len(devices.padded(np.zeros((33, 2)), 4)) == 36 and len(devices.padded(np.zeros((32, 2)), 4)) == 32

@@ -11,6 +11,7 @@ from catalog import KilnError, Recipe, Store
 from training import data, distill, epochs, loop, network, optimize
 from training.checkpoint import Checkpoints
 from training.complete import complete
+from training.job import Job
 from training.models import mobilenetv2
 
 
@@ -22,9 +23,9 @@ def few() -> data.Dataset:
     )
 
 
-def job(few: data.Dataset, store: Store, architecture: str = "lenet", **recipe: object) -> loop.Job:
+def job(few: data.Dataset, store: Store, architecture: str = "lenet", **recipe: object) -> Job:
     made = dataclasses.replace(Recipe(batch_size=16, epochs=2), **recipe)  # type: ignore[arg-type]
-    return loop.Job("m", architecture, "test", made, few, 0, store)
+    return Job("m", architecture, "test", made, few, 0, store)
 
 
 def any_size(keras: Any, shape: Any, classes: int, recipe: Recipe) -> Any:

@@ -17,7 +17,8 @@ STEPS = """
 import dataclasses, sys
 import catalog
 from training import data
-from training.loop import Job, train
+from training.job import Job
+from training.loop import train
 model, store = sys.argv[1:]
 whole = data.load("digits", validation=0.02)
 few = dataclasses.replace(

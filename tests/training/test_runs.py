@@ -178,6 +178,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
                    "--checkpoint-seconds", "0", "--store", str(tmp_path))  # fmt: skip
     assert diverged.returncode == 1
     assert "NaN or infinite" in diverged.stderr and "Traceback" not in diverged.stderr
+    assert "lower --learning-rate and start over with --force" in diverged.stderr
     for state in (tmp_path / "lenet" / "checkpoints").glob("*/state.npz"):
         with np.load(state) as arrays:
             assert all(np.isfinite(arrays[name]).all() for name in arrays.files)

@@ -10,7 +10,8 @@ import pytest
 from catalog import Recipe, Store
 from training import data, distill, seeds
 from training.complete import complete
-from training.loop import Job, train
+from training.job import Job
+from training.loop import train
 from training.seeds import Seeds
 
 
@@ -38,10 +39,15 @@ def test_seeds_are_trained_once_and_a_teacher_beside_them(few, tmp_path, capsys)
     sha256 = distill.teacher_card(store, "lenet", few).weights_sha256
     other, _ = seeds.run(dataclasses.replace(job, recipe=taught, teacher_sha256=sha256), 2, making)
 
-    assert trained == ["lenet-quick-1", "lenet-quick-0-from-lenet", "lenet-quick-1-from-lenet"]
+    assert [name.rpartition("-")[0] for name in trained] == ["lenet-quick-1", "lenet-quick-0", "lenet-quick-1"]
     assert store.models() == ["lenet"], "the copies must not be exported or served"
     assert plain.top1 == [card.accuracy.top1 for card in cards] and [card.seed for card in cards] == [0, 1]
     assert seeds.run(job, 2, making)[0] == plain and len(trained) == 3
+
+    of_other_data = dataclasses.replace(job, dataset=dataclasses.replace(few, sha256="0" * 64))
+    seeds.run(of_other_data, 1, making)
+    assert len(trained) == len(set(trained)) == 4 and len(Store(tmp_path / seeds.FOLDER).models()) == 4
+    assert seeds.run(job, 1, making, force=True)[1][0].model == trained[-1] != "lenet"
 
     seeds.report("lenet", "digits", [plain, other])
     assert "the teacher changes it by" in capsys.readouterr().out

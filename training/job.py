@@ -1,0 +1,85 @@
+"""A job: everything that decides a run's weights and where they go; and whether it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from catalog import CARD, Card, Recipe, Store, sha256_of
+from training.checkpoint import Checkpoints
+from training.data import Dataset
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides a run's weights, and where it is written."""
+
+    model: str  # its name in the store
+    architecture: str
+    recipe_name: str
+    recipe: Recipe
+    dataset: Dataset
+    seed: int
+    store: Store
+    checkpoint_seconds: float = 60.0
+    teacher_sha256: str = ""  # of the teacher's weights, where the recipe has one
+    devices: int = 1  # that share every batch; 0 is every GPU there is
+    start: Path | None = None  # the file of a logits network to go on with, instead of a new one of the architecture
+    watch: Callable[[int, int, str], bool] | None = None  # told steps done, of how many, figures; True stops the run
+    teachers: Store | None = None  # where the teacher is kept, if not in `store`
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint or card must share with this job to be its own."""
+        return {
+            "architecture": self.architecture,
+            "dataset": self.dataset.sha256,
+            "seed": self.seed,
+            "teacher_sha256": self.teacher_sha256,
+            **({"start_sha256": sha256_of(self.start)} if self.start else {}),
+            **self.recipe.decisive(),
+        }
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits of the identity's hash: tells the runs of one recipe's name apart."""
+        told = json.dumps(self.identity, sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+    def is_of(self, card: Card) -> bool:
+        """Whether this very job made the card."""
+        told = {"architecture": card.architecture, "dataset": card.dataset.sha256, "seed": card.seed}
+        return self.identity == {**told, "teacher_sha256": card.teacher_sha256, **card.recipe}
+
+    @property
+    def folder(self) -> Path:
+        """Where the model's files go."""
+        return self.store.model_dir(self.model)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Those of this run, whether or not there are any."""
+        return Checkpoints(self.folder / "checkpoints")
+
+
+def finished(job: Job, store: Store, name: str) -> Card | None:
+    """The card of this very job, if it is done and kept in `store` as `name`.
+
+    Raises:
+        KilnError: It is, but one of its files is missing or altered.
+    """
+    folder = store.model_dir(name)
+    if not (folder / CARD).is_file() or not job.is_of(card := store.card(name)):
+        return None
+    store.verify(folder, card.files, extra_allowed=True)
+    return card
+
+
+def start_over(job: Job) -> None:
+    """Forgets the card and the checkpoints; files stay until the new ones replace them."""
+    (job.folder / CARD).unlink(missing_ok=True)
+    job.checkpoints.clear()
