@@ -1,7 +1,8 @@
 """From the bytes of an upload to the pixels a network takes, by one rule.
 
 1. The leading bytes say what it is: PNG, JPEG or WebP. No content type, file name, path or URL is ever looked at.
-2. Width and height are read from the header, and refused when too large, before anything is decoded.
+2. Width and height are read from the header, and refused when too large, before anything is decoded; so is an image in
+   more pieces, or in more passes over its pixels, than any that is meant well.
 3. Of an animation the first frame counts (of an animated PNG the image that plain decoders show).
 4. 16-bit channels keep their high byte. Palette, bilevel, grey, CMYK and YCCK become RGB; colour profiles are ignored.
 5. Transparency is composited over white.
@@ -14,7 +15,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,13 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from serving import image_headers
 from serving.errors import RequestError
+from serving.image_headers import Header, Unreadable
 
 ALLOWED = "send a PNG, JPEG or WebP"
-_ORIENTATION = 0x0112
+PIXELS_PER_MS, BYTES_PER_MS, PIECES_PER_MS = 20_000, 20_000, 100  # of decoding, on the slow side
+_STRIP_PIXELS = 1 << 18  # that are composited at a time
 _LEADING_BYTES = 12  # that tell any format; fewer are no image of any
 _OTHERS = {  # formats worth an answer of their own: leading bytes, at which offset, name
     (b"GIF8", 0): "a GIF",
@@ -57,15 +60,19 @@ _OTHERS = {  # formats worth an answer of their own: leading bytes, at which off
 class Upload:
     """An image whose header has been read and found to be within the limits; nothing is decoded yet."""
 
-    body: bytes
     kind: str  # png, jpeg or webp
-    width: int
-    height: int
+    header: Header
 
     @property
     def pixels(self) -> int:
         """How many there are to decode."""
-        return self.width * self.height
+        return self.header.width * self.header.height
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds that decoding is expected to take at most."""
+        header = self.header
+        return self.pixels / PIXELS_PER_MS + len(header.body) / BYTES_PER_MS + header.pieces / PIECES_PER_MS
 
     def decode(self, height: int, width: int) -> NDArray[np.uint8]:
         """uint8 `[height, width, 3]` RGB, by the rule above.
@@ -74,32 +81,39 @@ class Upload:
             RequestError: 400 `image_undecodable`; it is truncated or corrupt.
         """
         try:
-            image = _open(self.kind, self.body)
+            image: Image.Image = _open(self.kind, self.header.body)
+            if image.size != (self.header.width, self.header.height):
+                raise ValueError("the decoder sees another size")  # a second header, maybe, that nobody has checked
             image.load()
-            return _fit(_upright(_rgb(image), image), height, width)
+            exif = self.header.exif or _exif(image)
+            image = _upright(_rgb(image), exif)
+            return _fit(image, height, width)
         except Exception as error:  # decoders raise whatever a corrupt file makes them stumble over
             raise _undecodable(f"the {_NAMES[self.kind]} is truncated or corrupt") from error
 
 
 def inspect(body: bytes, max_pixels: int) -> Upload:
-    """Reads the header of an upload: a few hundred bytes of work whatever its size.
+    """Reads the header of an upload, stepping over some hundreds of its pieces at most.
 
     Raises:
-        RequestError: 400 `image_undecodable` (empty or no image), 413 `image_too_large`, or 415 `image_unsupported`
-            (another format).
+        RequestError: 400 `image_undecodable` (empty, no image, or in too many pieces), 413 `image_too_large`, or 415
+            `image_unsupported` (another format).
     """
     kind = _kind(body)
     try:
-        width, height = _SIZES[kind](body)
+        header = _HEADERS[kind](body)
+    except Unreadable as error:
+        raise _undecodable(f"the {_NAMES[kind]} {error}") from None
     except Exception as error:
         raise _undecodable(f"the {_NAMES[kind]}'s header is truncated or corrupt") from error
+    width, height = header.width, header.height
     if width < 1 or height < 1:
         raise _undecodable(f"the {_NAMES[kind]} is {width} x {height} pixels")
     if width * height > max_pixels:
         raise RequestError(
             413, "image_too_large", f"the image has {width} x {height} pixels; at most {max_pixels} in all are decoded"
         )
-    return Upload(body, kind, width, height)
+    return Upload(kind, header)
 
 
 def _kind(body: bytes) -> str:
@@ -124,40 +138,7 @@ def _undecodable(what: str) -> RequestError:
     return RequestError(400, "image_undecodable", f"{what}; {ALLOWED}")
 
 
-def _png_size(body: bytes) -> tuple[int, int]:
-    if body[12:16] != b"IHDR":
-        raise ValueError("no IHDR")
-    width, height = struct.unpack_from(">II", body, 16)
-    return width, height
-
-
-def _jpeg_size(body: bytes) -> tuple[int, int]:
-    """From the first frame header; Pillow, which forgives more, is asked where this walk over the segments stumbles."""
-    at = 2
-    while body[at : at + 1] == b"\xff" and at + 9 <= len(body):
-        marker, length, height, width = struct.unpack_from(">xBHxHH", body, at)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return width, height
-        at += 2 + length
-    width, height = JpegImageFile(io.BytesIO(body)).size  # reads markers only
-    return width, height
-
-
-def _webp_size(body: bytes) -> tuple[int, int]:
-    """The canvas: Pillow's decoder allocates it on opening, so that its word for it comes too late."""
-    chunk = body[12:16]
-    if chunk == b"VP8X":
-        return int.from_bytes(body[24:27], "little") + 1, int.from_bytes(body[27:30], "little") + 1
-    if chunk == b"VP8L" and body[20] == 0x2F:
-        (bits,) = struct.unpack_from("<I", body, 21)
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if chunk == b"VP8 " and body[23:26] == b"\x9d\x01\x2a":
-        width, height = struct.unpack_from("<HH", body, 26)
-        return width & 0x3FFF, height & 0x3FFF
-    raise ValueError("no frame header")
-
-
-_SIZES = {"png": _png_size, "jpeg": _jpeg_size, "webp": _webp_size}
+_HEADERS = {"png": image_headers.png, "jpeg": image_headers.jpeg, "webp": image_headers.webp}
 _NAMES = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}
 
 
@@ -168,7 +149,7 @@ def _open(kind: str, body: bytes) -> ImageFile:
     return JpegImageFile(stream) if kind == "jpeg" else WebPImageFile(stream)
 
 
-def _rgb(image: ImageFile) -> Image.Image:
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
@@ -176,28 +157,41 @@ def _rgb(image: ImageFile) -> Image.Image:
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         if image.mode == "RGB" and max(image.info["transparency"]) > 255:  # of a 16-bit image
             image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
-        opaque = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
+        return _over_white(image)
     return image.convert("RGB")
 
 
-def _grey16(image: ImageFile) -> Image.Image:
+def _over_white(image: Image.Image) -> Image.Image:
+    """Strip by strip: compositing takes three further images of the size that it is given."""
+    opaque = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        opaque.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+    return opaque
+
+
+def _grey16(image: Image.Image) -> Image.Image:
     values: NDArray[Any] = np.asarray(image)
-    high = (values.astype(np.uint32) >> 8).astype(np.uint8)
+    high = (values >> 8).astype(np.uint8)
     transparent = image.info.get("transparency")
     if transparent is not None:
         high[values == transparent] = 255
     return Image.fromarray(high).convert("RGB")
 
 
-def _upright(image: Image.Image, source: ImageFile) -> Image.Image:
-    if "exif" not in source.info and "Raw profile type exif" not in source.info:
-        return image
+def _exif(image: Image.Image) -> bytes:
+    """As the decoder gives it; some programs write it into the text of a PNG, in hexadecimal below three lines."""
+    if "exif" in image.info:
+        return bytes(image.info["exif"])
     try:
-        turned = source.getexif().get(_ORIENTATION, 1)
-    except Exception:  # EXIF is a TIFF of its own, with as many ways to be corrupt; the pixels are not concerned
-        return image
-    method = _TURNS.get(turned)
+        return bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+    except (KeyError, ValueError, AttributeError):
+        return b""
+
+
+def _upright(image: Image.Image, exif: bytes) -> Image.Image:
+    method = _TURNS.get(image_headers.orientation(exif))
     return image if method is None else image.transpose(method)
 
 
@@ -217,7 +211,8 @@ def _fit(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
         scale = min(image.width / width, image.height / height)
         cut_width, cut_height = max(1, round(width * scale)), max(1, round(height * scale))
         left, top = (image.width - cut_width) // 2, (image.height - cut_height) // 2
-        image = image.crop((left, top, left + cut_width, top + cut_height))
+        if image.size != (cut_width, cut_height):
+            image = image.crop((left, top, left + cut_width, top + cut_height))
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     pixels: NDArray[np.uint8] = np.asarray(image)
     return pixels

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -187,9 +189,94 @@ def test_dimensions_are_refused_before_decoding() -> None:
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {}), ("WEBP", {}), ("WEBP", {"lossless": True})])
 def test_the_header_tells_the_size(kind: str, options: dict[str, bool]) -> None:
     upload = images.inspect(encode(Image.new("RGB", (37, 53)), kind, **options), LIMIT)
-    assert (upload.width, upload.height) == (37, 53)
+    assert (upload.header.width, upload.header.height) == (37, 53)
 
 
 def test_the_header_tells_the_canvas_of_a_webp_with_alpha() -> None:
     upload = images.inspect(encode(Image.new("RGBA", (37, 53), (1, 2, 3, 4)), "WEBP"), LIMIT)
-    assert (upload.width, upload.height) == (37, 53)
+    assert (upload.header.width, upload.header.height) == (37, 53)
+
+
+# --- what is cheap to send and dear to read --------------------------------------------------------------------------
+
+
+def _behind_the_first(body: bytes, kind: str, more: bytes) -> bytes:
+    """An image with `more` behind a PNG's first chunk, or behind a JPEG's or WebP's first two bytes."""
+    at = 33 if kind == "PNG" else 2
+    return body[:at] + more + body[at:]
+
+
+def _chunk(kind: bytes, data: bytes = b"") -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize(
+    ("kind", "piece"),
+    [
+        ("JPEG", b"\xff\xe0\0\2"),
+        ("JPEG", b"\xff\xfe\0\2"),
+        ("JPEG", b"\xff"),
+        ("JPEG", b"\xff\xdb\xff\xf6" + b"\0".ljust(65, b"\1") * 1008),
+        ("PNG", _chunk(b"abCd")),
+        ("PNG", _chunk(b"IDAT")),
+    ],
+)
+def test_a_million_pieces_are_not_walked_over(kind: str, piece: bytes) -> None:
+    error = refusal(_behind_the_first(plain(kind=kind), kind, piece * (1_000_000 // len(piece))))
+    assert (error.status, error.code) == (400, "image_undecodable") and "more than" in error.error
+
+
+def test_what_cameras_write_about_a_photo_is_not_too_much() -> None:
+    """Some hundred segments of metadata, and a film behind the image."""
+    pixels = Image.fromarray(noise(64, 64))
+    body = encode(pixels, "JPEG", quality=90, icc_profile=noise(1000, 1000).tobytes(), comment=b"c" * 60_000)
+    film = np.random.default_rng(2).bytes(2_000_000)
+    upload = images.inspect(body + film, LIMIT)
+    assert len(upload.header.body) < len(body) + len(film) - 3_000_000  # metadata do not reach the decoder
+    np.testing.assert_array_equal(upload.decode(64, 64), np.asarray(Image.open(io.BytesIO(body))))
+    progressive = encode(pixels, "JPEG", progressive=True)
+    np.testing.assert_array_equal(decode(progressive, 64, 64), np.asarray(Image.open(io.BytesIO(progressive))))
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
+    body = encode(Image.fromarray(noise()), "JPEG", progressive=True)
+    last = body.rindex(b"\xff\xda")
+    error = refusal(body[:-2] + body[last:-2] * 1000 + body[-2:])
+    assert error.status == 400 and "scans" in error.error
+
+
+def test_another_size_behind_the_header_is_not_believed() -> None:
+    """Neither of a second IHDR nor of a second frame header, which Pillow takes for the image's size."""
+    twice = _behind_the_first(plain(), "PNG", _chunk(b"IHDR", png_header(9000, 9000)))
+    assert "another size" in str(refusal(twice).__cause__)  # before there was room for it
+    body = plain(kind="JPEG")
+    frame = body.index(b"\xff\xc0")
+    second = body[frame : frame + 5] + struct.pack(">HH", 9000, 9000) + body[frame + 9 : frame + 19]
+    with pytest.raises(RequestError, match="header"):
+        images.inspect(body[: frame + 19] + second + body[frame + 19 :], LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_exif_that_unpacks_to_gigabytes_is_not_unpacked(kind: str) -> None:
+    """Four thousand tags, each of which is all of the file: nobody reads them but for the orientation."""
+    tags = b"".join(struct.pack("<HHII", 0x9000 + tag, 7, 40_000, 0) for tag in range(4000))
+    bomb = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 4000) + tags + bytes(4)
+    tracemalloc.start()
+    try:
+        assert decode(encode(Image.new("RGB", (32, 32)), kind, exif=bomb)).shape == (32, 32, 3)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_compositing_in_strips_changes_no_pixel(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (50, 40, 4), dtype=np.uint8)).convert(mode)
+    body = encode(image, transparency=7) if mode == "P" else encode(image.convert("LA" if mode == "PA" else mode))
+    whole = decode(body, 50, 40)
+    monkeypatch.setattr(images, "_STRIP_PIXELS", 40 * 7)
+    np.testing.assert_array_equal(decode(body, 50, 40), whole)
+    with Image.open(io.BytesIO(body)) as opened:
+        opaque = opened.convert("RGBA")
+    white = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
+    np.testing.assert_array_equal(whole, np.asarray(white.convert("RGB")))
