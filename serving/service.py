@@ -17,6 +17,7 @@ import bentoml
 
 from catalog import KilnError
 from serving import page
+from serving.decoding import Images
 from serving.errors import RequestError
 from serving.http import door
 from serving.http.gate import Gate
@@ -89,9 +90,10 @@ class KilnService(bentoml.Service[Any]):  # type: ignore[misc]
             library = Library(_SETTINGS, Control(), PrometheusCounts(), metrics)
         except KilnError as error:
             _exit(error)
+        images = Images(_SETTINGS)
         routes = [
-            *Api(library, _SETTINGS).routes(),
-            *V2(library, _SETTINGS, lifecycle.draining).routes(),
+            *Api(library, _SETTINGS, images).routes(),
+            *V2(library, _SETTINGS, images, lifecycle.draining).routes(),
             *page.routes(),
             openapi.route(_SETTINGS, openapi_v2.paths(), openapi_v2.schemas()),
             *(Route("GET", path, _unreachable) for path in OPERATIONS),

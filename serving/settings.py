@@ -51,7 +51,7 @@ class Settings:
     pool_threads: int = 2
     batch_images: int = 32  # of concurrent requests that are computed together
     queue_images: int = 512  # that wait for a variant at most; more get 429
-    deadline_s: float = 5.0  # a request waits for its batch at most; then it gets 503 without being computed
+    deadline_s: float = 5.0  # a request waits for its batch, and before to be decoded; then it gets 503, not computed
     compute_timeout_s: float = 15.0  # for one batch; then its requests get 504
     watch_s: float = 1.0  # between looks at the store for changes
     control: str = "off"  # on: requests to /v2/repository may load, unload and roll back models

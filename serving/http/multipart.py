@@ -77,23 +77,17 @@ def contents(parts: list[Part], field: str) -> list[bytes]:
         if part.name != field:
             raise RequestError(400, "field_unknown", f"the form has a field {quoted(part.name)}; it takes {field!r}")
     if not parts:
-        raise RequestError(400, "field_missing", f"the form lacks its field {field!r}, which may be repeated")
+        raise RequestError(400, "field_missing", f"the form lacks its field {field!r}")
     return [part.content for part in parts]
 
 
-def only_field(parts: list[Part], field: str) -> bytes:
+def only_field(content_type: str, body: bytes, field: str) -> bytes:
     """The content of the one field a form is to have.
 
     Raises:
-        RequestError: 400 `field_missing`, `field_unknown` or `field_repeated`, naming it.
+        RequestError: 400 `multipart_invalid`, `field_missing`, `field_unknown` or `field_repeated`.
     """
-    for part in parts:
-        if part.name != field:
-            raise RequestError(
-                400, "field_unknown", f"the form has a field {quoted(part.name)}; it takes one, {field!r}"
-            )
-    if not parts:
-        raise RequestError(400, "field_missing", f"the form lacks its one field, {field!r}")
-    if len(parts) > 1:
-        raise RequestError(400, "field_repeated", f"the form has {len(parts)} fields {field!r}; it takes one")
-    return parts[0].content
+    found = contents(parse(content_type, body), field)
+    if len(found) > 1:
+        raise RequestError(400, "field_repeated", f"the form has {len(found)} fields {field!r}; it takes one")
+    return found[0]

@@ -21,6 +21,11 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+RAW_TYPES = (  # of a body that says nothing of itself; the last is curl's for --data-binary
+    "",
+    "application/octet-stream",
+    "application/x-www-form-urlencoded",
+)
 MAX_HEADERS = 100
 MAX_QUERY_FIELDS = 20
 MAX_PATHS, MAX_PATH_LENGTH = 256, 256  # of those that the router remembers
@@ -59,6 +64,17 @@ class Request:
         if self._headers is None:
             self._headers = dict(reversed(list(self.scope["headers"])))  # of those that are repeated the first
         return self._headers.get(name, b"").decode("latin-1")
+
+    def media(self, allowed: tuple[str, ...], send: str) -> str:
+        """The content type in small letters, without its parameters, if it is allowed; `image/*` is any image.
+
+        Raises:
+            RequestError: 415 `content_type_unsupported`, which ends with what to `send`.
+        """
+        kind = self.header(b"content-type").partition(";")[0].strip().lower()
+        if kind not in allowed and kind[: kind.find("/") + 1] + "*" not in allowed:
+            raise RequestError(415, "content_type_unsupported", f"the content type is {quoted(kind)}; {send}")
+        return kind
 
     def query(self, *allowed: str) -> dict[str, str]:
         """The query's fields that are not empty.

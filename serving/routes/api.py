@@ -10,33 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog import Measurement
-from serving import images
-from serving.decoding import Decoding
+from serving.decoding import Images
 from serving.errors import RequestError, quoted
 from serving.http import multipart
-from serving.http.web import Answer, Request, Route
-from serving.images import Upload
+from serving.http.web import RAW_TYPES, Answer, Request, Route
 from serving.models.choice import measured
 from serving.models.library import Library
 from serving.models.repository import Model, Served
 from serving.routes import many
 from serving.settings import Settings
 
-RAW_TYPES = (
-    "",
-    "application/octet-stream",
-    "application/x-www-form-urlencoded",
-)  # the last is curl's for --data-binary
+_TYPES = ("multipart/form-data", "image/*", *RAW_TYPES)
+_SEND = "send multipart/form-data with a field 'image', or the image itself as image/* or application/octet-stream"
 _LOCAL = {"root", "command"}  # fields of cards that hold paths of the machine that made them
 
 
 class Api:
     """Handlers over one library."""
 
-    def __init__(self, library: Library, settings: Settings) -> None:
-        self._library, self._settings = library, settings
+    def __init__(self, library: Library, settings: Settings, images: Images) -> None:
+        self._library, self._settings, self._images = library, settings, images
         self._measured: dict[str, dict[str, Measurement]] = {}
-        self._decoding = Decoding(settings, "modelkiln")
 
     def routes(self) -> list[Route]:
         """The table for `web.Router`."""
@@ -56,13 +50,13 @@ class Api:
         record = request.record
         record.model, record.version = model.card.model, served.version
         top = _top(query.get("top", ""), self._settings.top, len(model.card.dataset.classes))
-        content_type = request.header(b"content-type")
-        check_content_type(content_type)
+        form = request.media(_TYPES, _SEND) == "multipart/form-data"
+        info = model.card.dataset
         with served.lane:
             body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
             received = time.perf_counter()
-            upload = images.inspect(image_bytes(content_type, body), self._settings.max_pixels)
-            pixels = await self._decoding.run(upload.pixels, lambda: _pixels(upload, model))
+            image = multipart.only_field(request.header(b"content-type"), body, "image") if form else body
+            pixels = await self._images.pixels([image], info.height, info.width)
             decoded = time.perf_counter()
             outcome = await served.lane.run(pixels, gone=request.gone)
         record.images, record.decode_s = 1, decoded - received
@@ -95,7 +89,7 @@ class Api:
         record.model, record.version = model.card.model, served.version
         top = _top(query.get("top", ""), self._settings.top, len(model.card.dataset.classes))
         with served.lane:
-            pixels = await many.Batches(self._settings, self._decoding).read(request, model, query.get("shape", ""))
+            pixels = await many.Batches(self._settings, self._images).read(request, model, query.get("shape", ""))
             decoded = time.perf_counter()
             outcome = await served.lane.run(pixels, gone=request.gone)
         record.images, record.decode_s = len(pixels), decoded - begun
@@ -137,49 +131,12 @@ class Api:
         }
 
 
-def check_content_type(content_type: str) -> None:
-    """Lets through what may hold an image.
-
-    Raises:
-        RequestError: 415 `content_type_unsupported`.
-    """
-    kind = _kind(content_type)
-    if kind not in (*RAW_TYPES, "multipart/form-data") and not kind.startswith("image/"):
-        raise RequestError(
-            415,
-            "content_type_unsupported",
-            f"the content type is {quoted(kind)}; send multipart/form-data with a field 'image', "
-            "or the image itself as image/* or application/octet-stream",
-        )
-
-
-def image_bytes(content_type: str, body: bytes) -> bytes:
-    """The image in a body of a content type that `check_content_type` let through.
-
-    Raises:
-        RequestError: 400; the form cannot be read or has not the one field `image`.
-    """
-    if _kind(content_type) != "multipart/form-data":
-        return body
-    return multipart.only_field(multipart.parse(content_type, body), "image")
-
-
-def _kind(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
-
-
 def _top(text: str, default: int, classes: int) -> int:
     if not text:
         return min(default, classes)
     if not (text.isascii() and text.isdecimal() and len(text) < 7 and int(text) > 0):
         raise RequestError(400, "query_invalid", f"top is {quoted(text)}; it takes a whole number above 0")
     return min(int(text), classes)
-
-
-def _pixels(upload: Upload, model: Model) -> NDArray[np.uint8]:
-    """uint8 `[1, H, W, 3]`."""
-    info = model.card.dataset
-    return upload.decode(info.height, info.width)[None]
 
 
 def ranked(probabilities: NDArray[np.float32], classes: list[str], top: int) -> list[dict[str, Any]]:

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import images
-from serving.decoding import Decoding
+from serving.decoding import Images
 from serving.errors import RequestError, quoted
 from serving.http import multipart
-from serving.http.web import Answer, Request
+from serving.http.web import RAW_TYPES, Answer, Request
 from serving.models.repository import Model
 from serving.settings import Settings
 
-T = TypeVar("T")
-_TENSOR_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+_TYPES = ("multipart/form-data", *RAW_TYPES)
+_SEND = (
+    "send multipart/form-data with a field 'image' for every image, "
+    "or a uint8 tensor as application/octet-stream with ?shape=N,H,W,3"
+)
 
 
 class Batches:
-    """Reads a request's images; the models and the thread pool are the API's."""
+    """Reads a request's images; the models and the decoder are the API's."""
 
-    def __init__(self, settings: Settings, decoding: Decoding) -> None:
-        self._settings, self._decoding = settings, decoding
+    def __init__(self, settings: Settings, images: Images) -> None:
+        self._settings, self._images = settings, images
 
     async def read(self, request: Request, model: Model, shape: str) -> NDArray[np.uint8]:
         """uint8 `[N, H, W, 3]`: files in a form, or the body itself with its shape in the query.
@@ -33,15 +34,7 @@ class Batches:
         Raises:
             RequestError: 400, 413 or 415; what is wrong with the first image that has something wrong, by its place.
         """
-        content_type = request.header(b"content-type")
-        kind = content_type.partition(";")[0].strip().lower()
-        if kind != "multipart/form-data" and kind not in _TENSOR_TYPES:
-            raise RequestError(
-                415,
-                "content_type_unsupported",
-                f"the content type is {quoted(kind)}; send multipart/form-data with a field 'image' for every image, "
-                "or a uint8 tensor as application/octet-stream with ?shape=N,H,W,3",
-            )
+        kind = request.media(_TYPES, _SEND)
         info = model.card.dataset
         if kind != "multipart/form-data":
             count = self._count(shape, info.height, info.width)
@@ -50,11 +43,8 @@ class Batches:
         if shape:
             raise RequestError(400, "query_unknown", "shape is for a tensor; these are files")
         body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
-        parts = multipart.parse(content_type, body, self._settings.max_batch)
-        files = multipart.contents(parts, "image")
-        uploads = self._inspect(files)
-        total = sum(upload.pixels for upload in uploads)
-        return await self._decoding.run(total, lambda: _decode(uploads, info.height, info.width))
+        parts = multipart.parse(request.header(b"content-type"), body, self._settings.max_batch)
+        return await self._images.pixels(multipart.contents(parts, "image"), info.height, info.width)
 
     def _count(self, shape: str, height: int, width: int) -> int:
         told = shape.split(",")
@@ -66,14 +56,6 @@ class Batches:
             allowed = f"[1 to {self._settings.max_batch}, {height}, {width}, 3]"
             raise RequestError(400, "tensor_invalid", f"shape is {quoted(shape)}; this model takes {allowed}")
         return count
-
-    def _inspect(self, files: list[bytes]) -> list[images.Upload]:
-        uploads, left = [], self._settings.max_pixels
-        for place, file in enumerate(files):
-            upload = _placed(place, lambda file=file, left=left: images.inspect(file, left))  # type: ignore[misc]
-            left -= upload.pixels  # the limit is of a request: many images may not be more work than one
-            uploads.append(upload)
-        return uploads
 
 
 def tensor(body: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -88,21 +70,6 @@ def tensor(body: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
             400, "tensor_invalid", f"the body has {len(body)} bytes; uint8 of shape {list(shape)} has {needed}"
         )
     return np.frombuffer(body, np.uint8).reshape(shape)
-
-
-def _decode(uploads: list[images.Upload], height: int, width: int) -> NDArray[np.uint8]:
-    decoded = np.empty((len(uploads), height, width, 3), np.uint8)
-    for place, upload in enumerate(uploads):
-        decoded[place] = _placed(place, lambda upload=upload: upload.decode(height, width))  # type: ignore[misc]
-    return decoded
-
-
-def _placed(place: int, work: Callable[[], T]) -> T:
-    """Says of which image an error is, counted from 0 as the answer's results are."""
-    try:
-        return work()
-    except RequestError as error:
-        raise RequestError(error.status, error.code, f"image {place}: {error.error}", error.headers) from error
 
 
 def answer(

@@ -16,19 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import images
-from serving.decoding import Decoding
+from serving.decoding import Images
 from serving.errors import RequestError, quoted
-from serving.http.web import Answer, Request, Route
+from serving.http.web import RAW_TYPES, Answer, Request, Route
 from serving.models.library import Library
 from serving.models.repository import Model, Served
 from serving.models.steering import Steering
 from serving.settings import Settings
 from serving.v2 import codec, metadata
-from serving.v2.codec import Inference
 from serving.v2.fields import Expected, fields_of, invalid
 
-TYPES = ("", "application/json", "application/octet-stream", "application/x-www-form-urlencoded")
+_TYPES = ("application/json", *RAW_TYPES)
+_SEND = "send application/json, or application/octet-stream with binary data"
 _MODEL = "/v2/models/{model}"
 _VERSION = _MODEL + "/versions/{version}"
 _MAX_CONTROL_BYTES = 4096
@@ -37,10 +36,11 @@ _MAX_CONTROL_BYTES = 4096
 class V2:
     """Handlers over one library."""
 
-    def __init__(self, library: Library, settings: Settings, draining: Callable[[], bool] = lambda: False) -> None:
-        self._library, self._settings, self._draining = library, settings, draining
+    def __init__(
+        self, library: Library, settings: Settings, images: Images, draining: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._library, self._settings, self._images, self._draining = library, settings, images, draining
         self._steering = Steering(library)
-        self._decoding = Decoding(settings, "modelkiln-v2")
 
     def routes(self) -> list[Route]:
         """The table for `web.Router`, the one for many requests first."""
@@ -74,7 +74,7 @@ class V2:
         version = request.params.get("version", "")
         served, record = model.pick(version), request.record
         record.model, record.version = model.card.model, served.version
-        check_content_type(request.header(b"content-type"))
+        request.media(_TYPES, _SEND)
         info, settings = model.card.dataset, self._settings
         expected = Expected(info.height, info.width, len(info.classes), settings.max_batch)
         with served.lane:
@@ -83,7 +83,9 @@ class V2:
             if encoding := request.header(b"content-encoding"):
                 body = codec.decompress(body, encoding, settings.max_body_bytes)
             inference = codec.parse(body, request.header(b"inference-header-content-length"), expected)
-            pixels = inference.images if inference.images is not None else await self._decode(inference, expected)
+            pixels = inference.images
+            if pixels is None:
+                pixels = await self._images.pixels(inference.encoded, info.height, info.width)
             record.decode_s = time.perf_counter() - begun
             outcome = await served.lane.run(pixels, inference.timeout_s, request.gone)
         probabilities = outcome.probabilities
@@ -95,18 +97,6 @@ class V2:
             return Answer(content)
         headers = {"inference-header-content-length": str(header)}
         return Answer(content, headers=headers, media="application/octet-stream")
-
-    async def _decode(self, inference: Inference, expected: Expected) -> NDArray[np.uint8]:
-        uploads = [images.inspect(body, self._settings.max_pixels) for body in inference.encoded]
-        total = sum(upload.pixels for upload in uploads)
-        if total > self._settings.max_pixels:
-            sentence = f"the images have {total} pixels together; at most {self._settings.max_pixels} are decoded"
-            raise RequestError(413, "image_too_large", sentence)
-
-        def work() -> NDArray[np.uint8]:
-            return np.stack([upload.decode(expected.height, expected.width) for upload in uploads])
-
-        return await self._decoding.run(total, work)
 
     # --- what there is -----------------------------------------------------------------------------------------------
 
@@ -208,21 +198,6 @@ class V2:
     async def _told(self, request: Request, *fields: str) -> dict[str, Any]:
         body = await request.body(_MAX_CONTROL_BYTES, self._settings.body_timeout_s)
         return fields_of(body, *fields) if body else {}
-
-
-def check_content_type(content_type: str) -> None:
-    """Lets through what an inference request may be.
-
-    Raises:
-        RequestError: 415 `content_type_unsupported`.
-    """
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind not in TYPES:
-        raise RequestError(
-            415,
-            "content_type_unsupported",
-            f"the content type is {quoted(kind)}; send application/json, or application/octet-stream with binary data",
-        )
 
 
 def tops(probabilities: NDArray[np.float32], classes: list[str]) -> list[tuple[str, float]]:

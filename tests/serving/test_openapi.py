@@ -50,7 +50,7 @@ def test_every_route_is_described_and_no_other(client: httpx.Client) -> None:
     described = client.get("/openapi.json").json()
     told = {(method.upper(), path) for path, route in described["paths"].items() for method in route}
     nothing: Any = None  # a table does not ask for what its handlers will use
-    routes = [*Api(nothing, Settings()).routes(), *V2(nothing, Settings()).routes(), *page.routes()]
+    routes = [*Api(nothing, Settings(), nothing).routes(), *V2(nothing, Settings(), nothing).routes(), *page.routes()]
     assert told == {(route.method, route.path) for route in routes} | {("GET", path) for path in OTHERS}
     for method, path in told:
         asked = client.request(method, path.replace("{", "").replace("}", ""), content=b"")
