@@ -12,8 +12,9 @@ from serving.errors import RequestError, quoted
 
 MAX_PARTS = 64
 MAX_HEADER_BYTES = 4096  # of one part
-_BOUNDARY = re.compile(r';\s*boundary=(?:"([^"\r\n]{1,70})"|([^\s;",]{1,70}))', re.IGNORECASE)
-_NAME = re.compile(rb'^content-disposition:\s*form-data\s*;(?:.*;)?\s*name="([^"\r\n]*)"', re.IGNORECASE | re.MULTILINE)
+MAX_BOUNDARY = 70
+_DISPOSITION = re.compile(r"^content-disposition:[ \t]*form-data[ \t]*(;.*)$", re.IGNORECASE | re.MULTILINE)
+_PARAMETER = re.compile(r'\s*(?:;\s*)+([^\s;="]+)\s*=\s*(?:"((?:[^"\\\r\n]|\\.)*)"|([^\s;",]*))')  # quoted, or a token
 
 
 class Part(NamedTuple):
@@ -29,10 +30,10 @@ def parse(content_type: str, body: bytes, max_parts: int = MAX_PARTS) -> list[Pa
     Raises:
         RequestError: 400 `multipart_invalid`; no boundary, a broken frame, or too many parts.
     """
-    found = _BOUNDARY.search(content_type)
-    if found is None:
-        raise _invalid("the content type names no boundary")
-    delimiter = b"\r\n--" + (found[1] or found[2]).encode("latin-1")
+    boundary = _parameters(content_type).get("boundary", "")
+    if not 1 <= len(boundary) <= MAX_BOUNDARY:
+        raise _invalid(f"the content type names no boundary of 1 to {MAX_BOUNDARY} characters")
+    delimiter = b"\r\n--" + boundary.encode("latin-1")
     at = 0 if body.startswith(delimiter[2:]) else body.find(delimiter) + 2  # a preamble is skipped
     if at == 1:
         raise _invalid("the boundary that the content type names is not in the body")
@@ -57,10 +58,21 @@ def _part(body: bytes, at: int, delimiter: bytes) -> tuple[Part, int]:
     end = body.find(delimiter, headers_end + 2)
     if end < 0:
         raise _invalid("the last part does not end with the boundary")
-    name = _NAME.search(body[start + 2 : headers_end])
+    disposition = _DISPOSITION.search(body[start + 2 : headers_end].decode("utf-8", "replace").replace("\r\n", "\n"))
+    name = _parameters(disposition[1]).get("name") if disposition else None
     if name is None:
         raise _invalid("a part has no name")
-    return Part(name[1].decode("utf-8", "replace"), body[headers_end + 4 : end]), end + len(delimiter)
+    return Part(name, body[headers_end + 4 : end]), end + len(delimiter)
+
+
+def _parameters(header: str) -> dict[str, str]:
+    """What follows a header's value, by name in small letters; of those that are repeated the first."""
+    found: dict[str, str] = {}
+    at = len(header.partition(";")[0])
+    while match := _PARAMETER.match(header, at):  # one behind the other: a search would look for the end of each again
+        found.setdefault(match[1].lower(), match[2] or match[3] or "")
+        at = match.end()
+    return found
 
 
 def _invalid(what: str) -> RequestError:

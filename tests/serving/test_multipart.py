@@ -31,6 +31,22 @@ def test_what_httpx_sends_is_read_back() -> None:
 
 
 @pytest.mark.parametrize(
+    "disposition",
+    [
+        "form-data; name=image; filename=a.png; filename*=utf-8''a.png",
+        'form-data; filename="; name=x"; name=image',
+        'FORM-DATA; NAME="image"; filename=""',
+        "form-data ;name = image",
+        "form-data; name=image; name=other",
+    ],
+)
+def test_names_are_tokens_or_quoted(disposition: str) -> None:
+    """The first is what .NET sends."""
+    headers = f"Content-Type: image/png\r\nContent-Disposition: {disposition}\r\nX: y".encode()
+    assert multipart.parse(FORM, body(part(headers=headers))) == [Part("image", b"x")]
+
+
+@pytest.mark.parametrize(
     "content_type",
     [FORM, 'multipart/form-data; boundary="edge"', "Multipart/Form-Data; charset=utf-8; BOUNDARY=edge ; x=y"],
 )
@@ -53,6 +69,7 @@ def test_liberties_of_the_standard_are_taken() -> None:
     [
         ("multipart/form-data", body(part())),
         ("multipart/form-data; boundary=", body(part())),
+        (f"multipart/form-data; boundary={'e' * 71}", body(part())),
         (FORM, b""),
         (FORM, b"--edge"),
         (FORM, b"--edge\r\n"),
