@@ -17,7 +17,9 @@ from serving.http.record import Record
 
 LOGGER = "bentoml.modelkiln"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?")
+_TRACEPARENT = re.compile(  # more may follow in versions to come, not in 00
+    r"(?!ff)(?!00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?"
+)
 
 
 class JsonFormatter(logging.Formatter):
@@ -111,7 +113,8 @@ class Identity:
             return record, b""
         record.trace = found[1]
         record.span = f"{(self._span + number) & (2**64 - 1) or 1:016x}"
-        return record, f"00-{record.trace}-{record.span}-{found[2]}".encode()
+        sampled = int(found[2], 16) & 1  # the only flag that version 00 has
+        return record, f"00-{record.trace}-{record.span}-{sampled:02x}".encode()
 
 
 def access_fields(record: Record, method: str, seconds: float) -> dict[str, Any]:

@@ -197,7 +197,11 @@ def test_request_ids(given: str, kept: bool) -> None:
     ("given", "valid"),
     [
         (f"00-{TRACE}-{SPAN}-01", True),
-        (f"01-{TRACE}-{SPAN}-00-extra", True),
+        (f"00-{TRACE}-{SPAN}-fe", True),
+        (f"01-{TRACE}-{SPAN}-03-extra", True),
+        (f"00-{TRACE}-{SPAN}-01-extra", False),
+        (f"00-{TRACE}-{SPAN}-01-", False),
+        (f"01-{TRACE}-{SPAN}-01extra", False),
         (f"ff-{TRACE}-{SPAN}-01", False),
         (f"00-{'0' * 32}-{SPAN}-01", False),
         (f"00-{TRACE}-{'0' * 16}-01", False),
@@ -210,7 +214,8 @@ def test_a_trace_goes_on_under_a_span_of_our_own(given: str, valid: bool) -> Non
     assert (record.trace == TRACE) is valid
     if valid:
         version, trace, span, flags = passed_on.decode().split("-")
-        assert (version, trace, flags) == ("00", TRACE, given.split("-")[3]) and span == record.span != SPAN
+        assert (version, trace, span) == ("00", TRACE, record.span) and span != SPAN
+        assert int(flags, 16) == int(given.split("-")[3], 16) & 1  # the others are not ours to pass on
     else:
         assert passed_on == b""
 
