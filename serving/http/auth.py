@@ -8,9 +8,14 @@ from serving.errors import RequestError
 
 Headers = list[tuple[bytes, bytes]]
 METHODS = (b"access-control-allow-methods", b"GET, POST")
-OPEN = frozenset(  # probes carry no token; the page is the same for everybody and asks for the token itself
-    ("/", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready", "/openapi.json")
+_ASKED = (  # headers of requests that mean something here, but those that every page may send
+    b"authorization, content-type, content-encoding, inference-header-content-length, x-request-id, traceparent"
 )
+_TOLD = b"retry-after, x-request-id, traceparent, inference-header-content-length"
+PROBES = frozenset(  # asked by machines, which carry no token and must not be turned away when there is much to do
+    ("/livez", "/readyz", "/healthz", "/metrics", "/v2/health/live", "/v2/health/ready")
+)
+OPEN = PROBES | {"/", "/openapi.json"}  # the page is the same for everybody and asks for the token itself
 OPEN_FOLDER = "/page/"
 
 
@@ -46,9 +51,9 @@ class Guard:
         if preflight:
             headers += [
                 METHODS,
-                (b"access-control-allow-headers", b"authorization, content-type, x-request-id, traceparent"),
+                (b"access-control-allow-headers", _ASKED),
                 (b"access-control-max-age", b"600"),
             ]
         else:
-            headers.append((b"access-control-expose-headers", b"retry-after, x-request-id"))
+            headers.append((b"access-control-expose-headers", _TOLD))
         return headers

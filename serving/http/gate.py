@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from serving.errors import RequestError
-from serving.http.auth import METHODS, Guard, Headers
+from serving.http.auth import METHODS, PROBES, Guard, Headers
 from serving.http.door import Head
 from serving.http.record import Record
 from serving.http.turns import Turns
@@ -25,7 +25,6 @@ from serving.operations.metrics import Metrics
 from serving.settings import Settings
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-PROBES = frozenset(("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"))
 _TOLD = frozenset((b"authorization", b"x-request-id", b"traceparent", b"origin"))
 CLIENT_LEFT = 499  # nginx's status for an answer that nobody waited for
 _OVERLOADED = ("overloaded", "the service has all it can do; try again")

@@ -197,7 +197,7 @@ def _operations() -> dict[str, Schema]:
         "/livez": get("Whether the process lives", "text/plain; charset=utf-8", ()),
         "/healthz": get("As /livez", "text/plain; charset=utf-8", ()),
         "/readyz": get("Whether requests are taken", "text/plain; charset=utf-8", (503,)),
-        "/metrics": get("Prometheus metrics", "text/plain; version=1.0.0; charset=utf-8"),
+        "/metrics": get("Prometheus metrics", "text/plain; version=1.0.0; charset=utf-8", ()),
     }  # fmt: skip
 
 

@@ -61,7 +61,12 @@ async def fine(request: Request) -> Answer:
     return Answer({"ok": True})
 
 
-ROUTES = (Route("GET", "/x", fine), Route("GET", "/livez", fine), Route("GET", "/", fine))
+ROUTES = (
+    Route("GET", "/x", fine),
+    Route("GET", "/livez", fine),
+    Route("GET", "/metrics", fine),
+    Route("GET", "/", fine),
+)
 
 
 @pytest.mark.parametrize("given", ["Bearer wrong", "Bearer ", "Bearer secre", "Bearer secret2", "Bearer sécret"])
@@ -83,7 +88,8 @@ def test_the_right_token_and_the_open_routes() -> None:
     assert asyncio.run(asked(gate, authorization="bearer secret"))[0] == 200
     assert asyncio.run(asked(gate, "/livez"))[0] == 200
     assert asyncio.run(asked(gate, "/"))[0] == 200
-    assert asyncio.run(asked(gate, "/metrics"))[0] == 401
+    assert asyncio.run(asked(gate, "/metrics"))[0] == 200
+    assert asyncio.run(asked(gate, "/models"))[0] == 401
     assert "secret" not in repr(Settings(token="secret"))
 
 
@@ -108,9 +114,11 @@ def test_other_origins_are_off_unless_named() -> None:
     gate, _ = gated(Settings(cors_origins="https://a.example, https://b.example", token="t"), *ROUTES)
     status, headers, _ = asyncio.run(asked(gate, method="OPTIONS", **origin))
     assert status == 204 and headers["access-control-allow-origin"] == "https://a.example"
-    assert "authorization" in headers["access-control-allow-headers"]
+    allowed = headers["access-control-allow-headers"].split(", ")
+    assert {"authorization", "content-encoding", "inference-header-content-length"} <= set(allowed)
     status, headers, _ = asyncio.run(asked(gate, authorization="Bearer t", **origin))
-    assert (status, headers["vary"]) == (200, "origin") and "access-control-expose-headers" in headers
+    assert (status, headers["vary"]) == (200, "origin")
+    assert "inference-header-content-length" in headers["access-control-expose-headers"].split(", ")
     _, headers, _ = asyncio.run(asked(gate, authorization="Bearer t", origin="https://evil.example"))
     assert "access-control-allow-origin" not in headers
 
@@ -128,7 +136,7 @@ def test_more_than_the_admitted_are_refused_at_once_and_probes_are_not() -> None
         await asyncio.sleep(0)
         status, headers, body = await asked(gate, "/x")
         assert (status, headers["retry-after"], body["code"]) == (429, "2", "overloaded")
-        assert (await asked(gate, "/livez"))[0] == 200
+        assert [(await asked(gate, path))[0] for path in ("/livez", "/metrics")] == [200, 200]
         released.set()
         assert [answer[0] for answer in await asyncio.gather(*taken)] == [200] * 3
         await asyncio.sleep(0)
