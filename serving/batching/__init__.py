@@ -9,7 +9,9 @@ brings no more.
 A batch that is full gains nothing by waiting for the one before it to come back: if it is short, it is handed to the
 thread ahead of time, and the thread goes from one to the next without the event loop between them.
 
-What waits is bounded, and every request has a deadline: past it, it is answered without having been computed.
+What waits is bounded, and every request has a deadline: past it, it is answered without having been computed. What
+hangs in the thread is given up, and nothing is computed on the event loop until it has come back; what hangs on the
+event loop costs the worker (`serving.batching.inline`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.formats import Predict
+from serving.batching.inline import Inline
 from serving.batching.thread import Batch, Outcome, Results, Thread, Waiting, compute
 from serving.errors import RequestError
 
@@ -90,6 +93,7 @@ class Lane:
         self.on_batch: Callable[[int], None] = _unobserved  # the images of every batch that was computed
         self.on_depth: Callable[[int], None] = _unobserved  # the images that wait, whenever that changes
         self.present: Callable[[], int] = _nobody  # requests for any model that are answered or have arrived
+        self.inline = Inline()  # told of what is computed on the event loop
         self._predict, self._image_ms = predict, warm_ms
         self._waiting: deque[Waiting] = deque()
         self._computing: Batch | None = None
@@ -116,7 +120,7 @@ class Lane:
             RequestError: 429 `queue_full`, 503 `deadline_passed` or `model_stuck`, 504 `inference_timeout`.
         """
         limits, count = self.limits, len(images)
-        lone = self._computing is None and not self._waiting and self.expected <= 1
+        lone = self._computing is None and not self._waiting and not self._stuck and self.expected <= 1
         short = limits.alone_ms if self.present() <= 1 else limits.inline_ms
         if lone and count <= limits.max_batch and count * self._image_ms <= short:
             return self._alone(images)
@@ -136,12 +140,14 @@ class Lane:
         return await item.answer
 
     def _alone(self, images: NDArray[np.uint8]) -> Outcome:
-        begun = perf_counter()
+        begun = self.inline.begun = perf_counter()
         try:
             probabilities = self._predict(images)
         except Exception:
             self.tally.failures += 1
             raise
+        finally:
+            self.inline.begun = 0.0
         taken = perf_counter() - begun
         self._learn(1, len(images), taken)
         return Outcome(probabilities, 0.0, taken, len(images))
@@ -217,8 +223,11 @@ class Lane:
             self._sweep = None
         if batch is None:
             return
-        if batch.images * self._image_ms <= self.limits.inline_ms:
-            self._deliver(batch, compute(self._predict, batch.items, self.limits.max_batch))
+        if batch.images * self._image_ms <= self.limits.inline_ms and not self._stuck:
+            self.inline.begun = perf_counter()
+            results = compute(self._predict, batch.items, self.limits.max_batch)
+            self.inline.begun = 0.0
+            self._deliver(batch, results)
             if self._waiting and not self._gathering:
                 self._gathering, self._seen = True, len(self._waiting)
                 loop.call_soon(self._gather, loop)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog import KilnError, Store
+from serving.batching.inline import Inline
 from serving.models import repository
 from serving.models.control import Agreement, Control, digest_of, sign
 from serving.models.counts import Counts
@@ -53,6 +54,7 @@ class Library:
         """
         self._settings, self.control, self._counts, self._metrics = settings, control, counts or Counts(), metrics
         self.present: Callable[[], int] = lambda: 0  # requests in this worker, for the lanes; the gate knows
+        self._inline = Inline()
         self._shadows = Shadows(self._counts)
         self._watching: asyncio.Task[None] | None = None
         self._signs: dict[str, tuple[object, ...]] = {}
@@ -157,7 +159,8 @@ class Library:
         return {name: store for name, store in found.items() if name not in self._agreed.unloaded}
 
     def begin(self) -> None:
-        """Begins to follow the store; to be called on the event loop."""
+        """Begins to follow the store, and to watch for what hangs on the event loop; to be called there."""
+        self._inline.watch(self._settings.compute_timeout_s)
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -262,7 +265,7 @@ class Library:
         for name, model in models.items():
             for version, served in model.variants.items():
                 self._counts.loaded(name, version, 2 if version == model.default else 1)
-                served.lane.present = self._present
+                served.lane.present, served.lane.inline = self._present, self._inline
                 if self._metrics is not None:
                     served.lane.on_batch = functools.partial(self._metrics.batch, name, version)
                     served.lane.on_depth = functools.partial(self._metrics.queue_depth, name, version)

@@ -119,13 +119,29 @@ def deadline(place: Place) -> Seen:
 
 
 def slow_inference(place: Place) -> Seen:
-    with place.serving(compute_timeout_s="1") as running:
+    with place.serving(compute_timeout_s="1", inline_ms="0.001") as running:  # nothing on the event loop
         hung = together(2, lambda: post(running.url, grey(60), "?model=slow"))
         again = post(running.url, grey(0), "?model=slow")
         other = post(running.url, plain(RED))
     statuses = Counter(f"{one[0]} {one[1]}".strip() for one in hung)
-    assert "504 inference_timeout" in statuses and (again[0], other[0]) == (200, 200), (hung, again, other)
-    return f"{dict(statuses)}; the next request for the same model 200, another model 200"
+    assert set(statuses) == {"504 inference_timeout"} and (again[0], other[0]) == (200, 200), (hung, again, other)
+    seen = f"in the thread {dict(statuses)}; the next request for the same model 200, another model 200"
+    return f"{seen}; {_slow_on_the_event_loop(place)}"
+
+
+def _slow_on_the_event_loop(place: Place) -> Seen:
+    with place.serving(compute_timeout_s="1", workers="2") as running, ThreadPoolExecutor(1) as pool:
+        wait_for(lambda: len(events(running, "is ready")) == 2, 60)
+        begun = time.monotonic()
+        hung = pool.submit(_ask_slow, running.url)  # alone, and quick when it was warmed
+        time.sleep(0.3)
+        served = 0
+        while not hung.done():
+            served += post(running.url, plain(RED))[0] == 200
+        ended = time.monotonic() - begun
+        wait_for(lambda: len(events(running, "is ready")) == 3, 60)
+        assert hung.result() == "RemoteProtocolError" and served and events(running, "ends to be replaced")
+    return f"on the event loop the worker is replaced after {ended:.1f} s, {served} meanwhile answered by the other"
 
 
 def health(place: Place) -> Seen:
@@ -276,7 +292,7 @@ CASES_OF_THE_PROCESS = (
     Case(19, "missing or wrong token, where one is configured", "401, constant-time comparison", token),
     Case(21, "more than the admitted concurrency", "429 with `Retry-After`, in < 50 ms", admission),
     Case(22, "waited past its deadline", "503, the work not started", deadline),
-    Case(23, "slow inference", "504, and the slot really freed", slow_inference),
+    Case(23, "slow inference", "504, and the slot really freed; on the event loop a new worker", slow_inference),
     Case(24, "health during saturation", "200, p99 < 100 ms", health),
     Case(25, "the overload ends", "baseline p99 within 5 s", recovery),
     Case(26, "the client leaves", "its work is dropped, nothing leaks", leaving),

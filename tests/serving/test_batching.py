@@ -314,6 +314,25 @@ def test_23_a_computation_that_hangs_is_given_up_and_its_slot_is_free() -> None:
     assert not lane._stuck and lane.tally.failures == 1
 
 
+@pytest.mark.parametrize(("alone_ms", "inline_ms"), [(60.0, 0.0), (0.0, 60.0)])
+def test_23_while_a_computation_hangs_nothing_is_computed_on_the_event_loop(alone_ms: float, inline_ms: float) -> None:
+    echo = Echo()
+    lane = Lane(echo, SLOW, Limits(compute_timeout_s=0.1, alone_ms=alone_ms, inline_ms=inline_ms))
+
+    async def main() -> None:
+        echo.free.clear()
+        assert (await refusal(asked(lane, image(0, 2)))).code == "inference_timeout"
+        echo.free.set()  # the lane learns that it is free with the next turn of the loop
+        assert (await asked(lane, image(1))).probabilities[0, 0] == 1
+        assert threading.current_thread() not in echo.threads
+        await asyncio.sleep(0.05)
+        await asked(lane, image(2))
+        assert threading.current_thread() in echo.threads
+
+    run(main())
+    assert not lane._stuck
+
+
 def test_23_a_model_that_hangs_again_and_again_is_not_given_more() -> None:
     echo = Echo()
     lane = Lane(echo, SLOW, Limits(compute_timeout_s=0.05))

@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -29,6 +31,15 @@ def slow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stores.write_variant(store, stores.write_model(store, "colours", top1=95), stores.network(32, 32, 10 * np.eye(3)))
     stores.write_variant(store, stores.write_model(store, "slow", top1=50), stores.slow_network(32, 32, 3))
     return store
+
+
+@pytest.fixture(scope="module")
+def two(slow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of two workers, of which a test may cost one."""
+    settings = {"MODELKILN_STORE": str(slow_store), "MODELKILN_WORKERS": "2", "MODELKILN_COMPUTE_TIMEOUT_S": "1"}
+    with processes.serving(tmp_path_factory.mktemp("two"), settings=settings) as running:
+        wait_for(lambda: len(events(running, "is ready")) == 2, 60)
+        yield running
 
 
 def events(running: Running, word: str) -> list[dict[str, object]]:
@@ -107,6 +118,21 @@ def test_27_and_29_a_worker_is_killed_and_the_end_under_load(slow_store: Path, t
     assert "Traceback" not in running.log.read_text()
 
 
+def test_23_what_hangs_on_the_event_loop_costs_its_worker_and_nobody_elses_requests(two: Running) -> None:
+    before = workers(two)
+    with ThreadPoolExecutor(1) as pool:  # alone, and quick when it was warmed: it is computed on the event loop
+        hung = pool.submit(_ask_slow, two.url)
+        time.sleep(0.3)
+        served = 0
+        while not hung.done():
+            served += httpx.post(f"{two.url}/predict", content=plain(), timeout=20, verify=TRUST).status_code == 200
+    assert hung.result() == "RemoteProtocolError" and served > 0
+    wait_for(lambda: len(workers(two)) == 2 and workers(two) != before, 10)
+    assert len(set(workers(two)) & set(before)) == 1
+    wait_for(lambda: len(events(two, "is ready")) == 3, 60)
+    assert events(two, "an inference on the event loop takes longer than 1 s")
+
+
 @pytest.mark.slow  # the server's start is all it costs, but there are many of those
 def test_30_the_end_with_an_inference_that_hangs(slow_store: Path, tmp_path: Path) -> None:
     settings = {"MODELKILN_STORE": str(slow_store), "MODELKILN_GRACE_S": "2", "MODELKILN_DRAIN_S": "0.2"}
@@ -123,11 +149,13 @@ def test_30_the_end_with_an_inference_that_hangs(slow_store: Path, tmp_path: Pat
         assert not asking.is_alive()
 
 
-def _ask_slow(url: str) -> None:
+def _ask_slow(url: str) -> str:
+    """Asks for what takes half a minute; what came of it."""
     try:
-        httpx.post(f"{url}/predict?model=slow", content=plain((255, 255, 255)), timeout=30)
-    except httpx.HTTPError:
-        return
+        white = plain((255, 255, 255))
+        return str(httpx.post(f"{url}/predict?model=slow", content=white, timeout=30, verify=TRUST).status_code)
+    except httpx.HTTPError as error:
+        return type(error).__name__
 
 
 @pytest.mark.parametrize("container", [True, pytest.param(False, marks=pytest.mark.slow)])
