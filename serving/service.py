@@ -85,7 +85,7 @@ class KilnService(bentoml.Service[Any]):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """Loads the repository and builds a worker's application."""
-        lifecycle, metrics = Lifecycle(_SETTINGS), Metrics()
+        lifecycle, metrics = Lifecycle(_SETTINGS, control.ending), Metrics()
         try:
             library = Library(_SETTINGS, Control(), PrometheusCounts(), metrics)
         except KilnError as error:
@@ -167,6 +167,6 @@ class Modelkiln:
             for warning in repository.load(_SETTINGS).stale:
                 logger.warning(warning)
             control.begin()
-            Supervisor(_SETTINGS.restarts).begin()
+            Supervisor(_SETTINGS.restarts, control.end).begin()
         except KilnError as error:
             _exit(error)

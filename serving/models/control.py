@@ -27,7 +27,7 @@ from catalog import CARD, POLICY, Store
 
 VARIABLE = "MODELKILN_RUN_FOLDER"  # set by the parent for its workers, not by people
 KEPT = 3  # copies of a model
-_PREFIX, _ALIVE = "modelkiln-service-", "alive"
+_PREFIX, _ALIVE, _ENDING = "modelkiln-service-", "alive", "ending"
 _alive: TextIO | None = None  # open and locked while this process is a service's parent
 
 logger = logging.getLogger("bentoml.modelkiln")
@@ -87,6 +87,17 @@ def begin() -> None:
         return
     os.environ[VARIABLE] = folder
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def end() -> None:
+    """Has the parent tell its workers that the whole service ends, and not one of them."""
+    with contextlib.suppress(OSError, KeyError):
+        Path(os.environ[VARIABLE], _ENDING).touch()
+
+
+def ending() -> bool:
+    """Whether the whole service ends; False where there is no folder to tell it in."""
+    return VARIABLE in os.environ and Path(os.environ[VARIABLE], _ENDING).exists()
 
 
 def _remove_leftovers(temporary: Path) -> None:

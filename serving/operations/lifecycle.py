@@ -1,7 +1,8 @@
 """A worker's end, and the connections that never begin.
 
 uvicorn ends on SIGTERM by closing its port at once and waiting without limit. Here a worker first says that it is not
-ready and asks its clients to connect elsewhere, then closes, and is gone when its time is up, whatever still runs.
+ready and asks its clients to connect elsewhere, then closes, and is gone when its time is up, whatever still runs. The
+workers share one listening socket: it is shut for all of them only where the whole service ends.
 
 BentoML makes the uvicorn server itself and hands it to nobody; the handler that uvicorn has installed for SIGTERM is a
 method of it, and that is the way to it.
@@ -36,8 +37,9 @@ logger = logging.getLogger(LOGGER)
 class Lifecycle:
     """The state of one worker process: starting, ready, draining."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, all_end: Callable[[], bool] = lambda: False) -> None:
+        """Takes the settings, and what tells the end of the whole service from that of one worker."""
+        self._settings, self._all_end = settings, all_end
         self._server: Any = None  # uvicorn's
         self._uvicorn_exit: Any = None
         self._draining = False
@@ -71,13 +73,19 @@ class Lifecycle:
         self._loop.call_soon_threadsafe(self._loop.call_later, self._settings.drain_s, self._close, number)
 
     def _close(self, number: int) -> None:
-        """Lets no more connections queue up; those that did are still accepted and answered."""
+        """Takes no more connections; those that queue up are answered, here or by the workers that stay."""
         assert self._loop is not None
+        deadline = self._loop.time() + _LAST_S
+        if not self._all_end():
+            for server in self._server.servers:
+                server.close()
+            self._end(number, deadline)
+            return
         listening = [sock for server in self._server.servers for sock in server.sockets]
         for sock in listening:
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as own:
                 own.listen(0)
-        self._empty(number, listening, self._loop.time() + _LAST_S)
+        self._empty(number, listening, deadline)
 
     def _empty(self, number: int, listening: list[Any], deadline: float) -> None:
         """Stops listening once nobody queues, so that later connections are refused instead of waiting for nobody."""

@@ -2,7 +2,8 @@
 
 BentoML's supervisor (circus) looks every ten seconds, replaces a worker that cannot live for ever, and in a container
 not at all. Here a death wakes it: the worker is replaced at once, unless too many have died within a minute; then the
-service ends, says why, and its exit status is 1.
+service ends, says why, and its exit status is 1. Before the workers of a service that ends are told so, `on_end` is
+called, so that they need not take it for the end of one of them.
 
 circus keeps its arbiter to itself; the handler that it has installed for SIGTERM leads there.
 """
@@ -15,6 +16,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -30,15 +32,27 @@ logger = logging.getLogger(LOGGER)
 class Supervisor:
     """Listens for SIGCHLD in the process that `bentoml serve` is."""
 
-    def __init__(self, restarts: int) -> None:
-        self._restarts = restarts
+    def __init__(self, restarts: int, on_end: Callable[[], None]) -> None:
+        self._restarts, self._on_end = restarts, on_end
         self._deaths: list[float] = []
         self._known: set[int] = set()
         self._ending = False
 
     def begin(self) -> None:
         """To be called before the workers are started, in the main thread."""
+        from tornado.ioloop import IOLoop
+
         signal.signal(signal.SIGCHLD, self._child_died)
+        IOLoop.current().add_callback(self._hook)  # circus runs this loop, once it has made its arbiter
+
+    def _hook(self) -> None:
+        controller = _controller()
+        for watcher in controller.arbiter.iter_watchers() if controller is not None else ():
+            watcher.hooks["before_stop"] = self._stops
+
+    def _stops(self, arbiter: Any, **_: object) -> None:
+        if arbiter._stopping:  # else the workers are restarted
+            self._on_end()
 
     def _child_died(self, number: int, frame: FrameType | None) -> None:
         controller = _controller()

@@ -133,6 +133,19 @@ def test_23_what_hangs_on_the_event_loop_costs_its_worker_and_nobody_elses_reque
     assert events(two, "an inference on the event loop takes longer than 1 s")
 
 
+def test_29_the_end_of_one_worker_loses_no_request_and_leaves_the_port_open(two: Running) -> None:
+    before, born = workers(two), len(events(two, "is ready"))
+    with Load(two.url) as load:
+        wait_for(lambda: load.seen["200"] > 50, 20)
+        os.kill(before[0], signal.SIGTERM)
+        wait_for(lambda: before[0] not in workers(two), 20)
+        assert httpx.get(f"{two.url}/livez", verify=TRUST).status_code == 200  # over a connection of its own
+        wait_for(lambda: len(events(two, "is ready")) == born + 1, 60)
+    assert set(load.seen) == {"200"}, load.seen
+    assert before[1] in workers(two) and len(workers(two)) == 2
+    assert "Traceback" not in two.log.read_text()
+
+
 @pytest.mark.slow  # the server's start is all it costs, but there are many of those
 def test_30_the_end_with_an_inference_that_hangs(slow_store: Path, tmp_path: Path) -> None:
     settings = {"MODELKILN_STORE": str(slow_store), "MODELKILN_GRACE_S": "2", "MODELKILN_DRAIN_S": "0.2"}
