@@ -40,6 +40,7 @@ class Settings:
     retry_after_s: float = 1.0  # what a refused client is told to wait
     header_timeout_s: float = 10.0  # for a request's line and headers to arrive
     body_timeout_s: float = 10.0  # for a whole request body to arrive
+    keep_alive_s: float = 75.0  # of an idle connection; longer than a load balancer keeps one, which is 60 for most
     drain_s: float = 0.5  # from SIGTERM, when /readyz turns 503, to the closing of the port
     grace_s: float = 20.0  # from SIGTERM to the end of the process, whatever still runs
     restarts: int = 5  # deaths of workers within a minute after which the service gives up

@@ -60,6 +60,7 @@ class Lifecycle:
         self._uvicorn_exit = handler
         config = self._server.config
         config.http_protocol_class = self.connection(config.http_protocol_class)
+        config.timeout_keep_alive = self._settings.keep_alive_s  # which every connection takes from there
         logger.info("worker %d is ready", os.getpid())
         signal.signal(signal.SIGTERM, self._terminate)
         _watch_the_end(self._settings.grace_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -37,6 +38,7 @@ def slow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(slow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server of two workers, of which a test may cost one."""
     settings = {"MODELKILN_STORE": str(slow_store), "MODELKILN_WORKERS": "2", "MODELKILN_COMPUTE_TIMEOUT_S": "1"}
+    settings |= {"MODELKILN_KEEP_ALIVE_S": "3"}
     with processes.serving(tmp_path_factory.mktemp("two"), settings=settings) as running:
         wait_for(lambda: len(events(running, "is ready")) == 2, 60)
         yield running
@@ -116,6 +118,15 @@ def test_27_and_29_a_worker_is_killed_and_the_end_under_load(slow_store: Path, t
             assert running.process.wait(15) == 0
         assert set(load.seen) <= {"200", "refused"}, load.seen  # every request that was taken was answered
     assert "Traceback" not in running.log.read_text()
+
+
+def test_an_idle_connection_is_kept_as_long_as_the_setting_says(two: Running) -> None:
+    address = httpx.URL(two.url)
+    with socket.create_connection((address.host, address.port or 80), timeout=4) as connection:  # BentoML's is 5 s
+        connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        while connection.recv(1 << 16):  # a timeout where it stays open
+            pass
 
 
 def test_23_what_hangs_on_the_event_loop_costs_its_worker_and_nobody_elses_requests(two: Running) -> None:
