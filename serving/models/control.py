@@ -38,7 +38,8 @@ class Agreement:
     """The workers' common word.
 
     `history` holds the digests of a model's contents as they were served, oldest first; `pinned` maps a rolled back
-    model to [the digest that answers, the one it was rolled back from].
+    model to [the digest that answers, what the store held when that was asked for]. What is later in the history than
+    what answers is forgotten when the rollback ends.
     """
 
     generation: int = 0
@@ -56,19 +57,25 @@ class Agreement:
 
     def unpinning(self, name: str) -> Agreement:
         """With a model no longer rolled back."""
-        return replace(self, pinned={other: pin for other, pin in self.pinned.items() if other != name})
+        if name not in self.pinned:
+            return self
+        served = [*self.before(name), self.pinned[name][0]]
+        return replace(self.pinning(name, None), history={**self.history, name: served})
 
-    def rolling_back(self, name: str) -> Agreement:
-        """With a model as it was served before its last content, of which there must be one."""
-        *before, last = self.history[name]
-        bad = self.pinned[name][1] if name in self.pinned else last
-        pinned, history = {**self.pinned, name: [before[-1], bad]}, {**self.history, name: before}
-        return replace(self, pinned=pinned, history=history)
+    def before(self, name: str) -> list[str]:
+        """The contents that were served of a model before the one that is now, oldest first."""
+        history = self.history.get(name, [])
+        return history[: history.index(self.pinned[name][0])] if name in self.pinned else history[:-1]
+
+    def pinning(self, name: str, pin: list[str] | None) -> Agreement:
+        """With a model rolled back, or not."""
+        others = {other: theirs for other, theirs in self.pinned.items() if other != name}
+        return replace(self, pinned=others if pin is None else {**others, name: pin})
 
     def remembering(self, name: str, digest: str) -> Agreement:
         """With a content that is served by now."""
         history = self.history.get(name, [])
-        if digest in self.pinned.get(name, []) or history[-1:] == [digest]:
+        if name in self.pinned or history[-1:] == [digest]:
             return self
         longer = [*(old for old in history if old != digest), digest]
         return replace(self, history={**self.history, name: longer[-KEPT - 1 :]})

@@ -117,6 +117,11 @@ class Library:
         """Names of the models that are served or could be."""
         return {*repository.owners(repository.stores(self._settings)), *self.models}
 
+    def held(self, name: str) -> str:
+        """The digest of what the store holds of a model, or an empty string."""
+        store = repository.owners(repository.stores(self._settings)).get(name)
+        return digest_of(store, name) if store is not None else ""
+
     async def refresh(self, agree: Callable[[], Agreement] | None = None, again: str = "") -> Agreement:
         """Does what store and agreement ask for; `agree` changes the agreement first, `again` is looked at anew."""
         async with self._lock:
@@ -211,9 +216,8 @@ class Library:
         self.control.followed(self._agreed.generation)
 
     def _superseded(self, name: str) -> bool:
-        """Whether the store holds something else by now than what was rolled back from."""
-        store = repository.owners(repository.stores(self._settings)).get(name)
-        return store is not None and digest_of(store, name) != self._agreed.pinned[name][1]
+        """Whether the store holds something else by now than when the model was rolled back."""
+        return self.held(name) not in ("", self._agreed.pinned[name][1])
 
     def _load(self, name: str, store: Store, before: Model | None) -> Model | None:
         try:

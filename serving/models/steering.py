@@ -46,11 +46,21 @@ class Steering:
             RequestError: 404 `model_unknown`, 409 `rollback_impossible`, 400 or 503 as `load`.
         """
         self._library.model(name)
-        before = self._library.control.read().history.get(name, [])[:-1]
-        if not before or not self._library.control.copy(before[-1]).root.is_dir():
-            raise RequestError(409, "rollback_impossible", f"nothing else of {name} was served since the start")
-        await self._agree(name, lambda agreed: agreed.rolling_back(name))
-        self._loaded(name)
+        earlier: list[str] | None = None
+
+        def back(agreed: Agreement) -> Agreement:
+            nonlocal earlier
+            earlier, before = agreed.pinned.get(name), agreed.before(name)
+            if not before or not self._library.control.copy(before[-1]).root.is_dir():
+                raise RequestError(409, "rollback_impossible", f"nothing else of {name} was served since the start")
+            return agreed.pinning(name, [before[-1], self._library.held(name)])
+
+        await self._agree(name, back)
+        try:
+            self._loaded(name)
+        except RequestError:
+            await self._agree(name, lambda agreed: agreed.pinning(name, earlier))
+            raise
 
     def _known(self, name: str) -> None:
         known = self._library.known()

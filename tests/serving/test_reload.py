@@ -243,6 +243,47 @@ def test_rollback_holds_until_the_store_changes_again(
     run(main())
 
 
+def test_rollback_holds_where_the_store_holds_what_cannot_be_loaded(
+    here: Settings, library: Library, steering: Steering
+) -> None:
+    async def main() -> None:
+        for content in (TURNED, b"junk"):
+            rewrite(here.store, "colours", content, top1=96)
+            library._refresh()
+        assert answer(library, "colours", "onnx-fp32") == "blue"
+        asked = await asyncio.gather(*(steering.rollback("colours") for _ in range(2)), return_exceptions=True)
+        (refused,) = [error for error in asked if error is not None]
+        assert isinstance(refused, RequestError) and refused.code == "rollback_impossible"
+        library._refresh()
+        assert answer(library, "colours", "onnx-fp32") == "red" and not library.failure("colours")
+        rewrite(here.store, "colours", TURNED, top1=97)  # good again
+        library._refresh()
+        assert answer(library, "colours", "onnx-fp32") == "blue"
+        await steering.rollback("colours")
+        assert answer(library, "colours", "onnx-fp32") == "red"
+
+    run(main())
+
+
+def test_a_rollback_that_fails_may_be_asked_for_again(here: Settings, library: Library, steering: Steering) -> None:
+    async def main() -> None:
+        rewrite(here.store, "colours", TURNED, top1=96)
+        library._refresh()
+        copy = library.control.copy(library.control.read().history["colours"][0])
+        file = copy.variant_dir(Variant("colours", "onnx", "fp32")) / "model.onnx"
+        whole = file.read_bytes()
+        file.write_bytes(b"junk")
+        with pytest.raises(RequestError) as caught:
+            await steering.rollback("colours")
+        assert caught.value.code == "model_load_failed"
+        assert answer(library, "colours", "onnx-fp32") == "blue" and not library.failure("colours")
+        file.write_bytes(whole)
+        await steering.rollback("colours")
+        assert answer(library, "colours", "onnx-fp32") == "red"
+
+    run(main())
+
+
 def test_copies_are_bounded(here: Settings, library: Library, tmp_path: Path) -> None:
     for scale in range(2, 7):
         rewrite(here.store, "wide", stores.network(16, 24, scale * np.eye(3)))
