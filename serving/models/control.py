@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TextIO
 
 import catalog
-from catalog import CARD, POLICY, Store
+from catalog import CARD, POLICY, KilnError, Store
+from serving.models.repository import candidates_of
 
 VARIABLE = "MODELKILN_RUN_FOLDER"  # set by the parent for its workers, not by people
 KEPT = 3  # copies of a model
@@ -192,7 +193,10 @@ class Control:
         return Store(self._copies / digest)
 
     def keep(self, model: str, store: Store, digest: str) -> None:
-        """Copies what is served of a model, unless the store has changed since, and drops copies that are too old."""
+        """Copies what is served of a model, unless the store has changed since, and drops copies that are too old.
+
+        Files are never linked: nobody can tell who writes to a link, so that the check of a variant refuses those.
+        """
         target = self.copy(digest).root
         if self._alone is not None:
             return
@@ -200,7 +204,7 @@ class Control:
             with self._locked():
                 if not target.exists() and store.root != target:
                     with catalog.staged_folder(target) as staged:
-                        _copy_served(store.model_dir(model), staged / model)
+                        _copy_served(store, model, staged / model)
                         if digest_of(Store(staged), model) != digest:
                             raise OSError(0, "it has changed meanwhile")
                 for old in self.read().history.get(model, [])[:-KEPT]:
@@ -209,20 +213,20 @@ class Control:
             logger.error("%s as it is now cannot be copied and rolled back to: %s", model, error.strerror)
 
 
-def _copy_served(source: Path, target: Path) -> None:
-    """Cards, policy and variants; neither the Keras model nor plots."""
+def _copy_served(store: Store, name: str, target: Path) -> None:
+    """Cards, policy and the variants that are offered; neither the Keras model nor plots."""
     target.mkdir(parents=True)
-    for name in (CARD, POLICY):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-    for folder in source.glob("variants/[!.]*"):
+    for file in (CARD, POLICY):
+        if (source := store.model_dir(name) / file).is_file():
+            shutil.copyfile(source, target / file)
+    for folder in _offered(store, name):
         shutil.copytree(folder, target / "variants" / folder.name)
 
 
 def sign(store: Store, name: str) -> tuple[object, ...]:
     """What changes when a model's cards or policy do: cheap, for every look."""
     signs: list[object] = [str(store.root)]
-    for path in _cards(store, name):
+    for path in _cards(store, name, _variants(store, name)):
         with contextlib.suppress(OSError):  # it is being replaced
             found = path.stat()
             signs.append((str(path), found.st_ino, found.st_size, found.st_mtime_ns))
@@ -230,16 +234,29 @@ def sign(store: Store, name: str) -> tuple[object, ...]:
 
 
 def digest_of(store: Store, name: str) -> str:
-    """Names a model's content by its cards and policy, which hold the hashes of every file."""
+    """Names what may be served of a model by its policy and cards, which hold the hashes of every file."""
     digest = hashlib.sha256()
-    for path in _cards(store, name):
+    for path in _cards(store, name, _offered(store, name)):
         with contextlib.suppress(OSError):
             content = path.read_bytes()
             digest.update(len(content).to_bytes(8, "big") + content)
     return f"{name}-{digest.hexdigest()[:24]}"
 
 
-def _cards(store: Store, name: str) -> list[Path]:
+def _variants(store: Store, name: str) -> list[Path]:
+    return sorted(store.model_dir(name).glob("variants/[!.]*"))
+
+
+def _offered(store: Store, name: str) -> list[Path]:
+    """The folders of the variants that are offered, of all where a card cannot be read."""
+    try:
+        _, found = candidates_of(store, name)
+    except KilnError:
+        return _variants(store, name)
+    return sorted(candidate.folder for candidate in found if not candidate.skipped)
+
+
+def _cards(store: Store, name: str, variants: list[Path]) -> list[Path]:
     folder = store.model_dir(name)
-    paths = [folder / CARD, folder / POLICY, *sorted(folder.glob(f"variants/[!.]*/{CARD}"))]
+    paths = [folder / CARD, folder / POLICY, *(variant / CARD for variant in variants)]
     return [path for path in paths if path.is_file()]

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from catalog import ROOT
+from serving.models import control
 from serving.routes import openapi
 from serving.settings import PREFIX, Settings
 from serving.v2 import openapi as openapi_v2
@@ -22,6 +23,7 @@ MANIFESTS = {
     for path in sorted((ROOT / "deploy").glob("k*/*.yaml"))
     for document in yaml.safe_load_all(path.read_text())
 }
+PROCESS_BYTES = 200_000_000  # the parent, or a worker with the zoo loaded, rounded up
 KINDS = {"Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler", "InferenceService"}
 
 
@@ -81,6 +83,24 @@ def test_settings_and_probes_are_the_services() -> None:
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             if probe in container:
                 assert "get" in described[container[probe]["httpGet"]["path"]]
+
+
+def test_the_worst_case_fits_into_the_memory_and_the_copies_into_their_volume() -> None:
+    for container in containers():
+        told = {entry["name"]: entry.get("value", "") for entry in container["env"]}
+        settings = Settings.from_environment(told)
+        bodies = 2 * settings.max_inflight * settings.max_body_bytes
+        decoded = 2 * settings.pool_threads * 16 * settings.max_pixels  # a pool for each protocol, 16 bytes a pixel
+        needed = PROCESS_BYTES + settings.workers * (PROCESS_BYTES + bodies + decoded)
+        assert needed <= amount(container["resources"]["limits"]["memory"])
+    (volume,) = [v for v in of("Deployment")["spec"]["template"]["spec"]["volumes"] if v["name"] == "scratch"]
+    served = sum(file.stat().st_size for file in (ROOT / "zoo").glob("*/variants/*/*"))
+    assert (control.KEPT + 1) * served <= amount(volume["emptyDir"]["sizeLimit"])
+
+
+def amount(quantity: str) -> int:
+    """Bytes of a quantity in Mi or Gi."""
+    return int(quantity[:-2]) << {"Mi": 20, "Gi": 30}[quantity[-2:]]
 
 
 def test_the_pod_waits_longer_than_the_service_and_the_balancer_notices_in_time() -> None:

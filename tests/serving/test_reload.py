@@ -284,6 +284,14 @@ def test_a_rollback_that_fails_may_be_asked_for_again(here: Settings, library: L
     run(main())
 
 
+def test_copies_hold_what_is_served_and_no_more(here: Settings, library: Library) -> None:
+    store, (served,) = Store(here.store), library.control.read().history["colours"]
+    copy = library.control.copy(served)
+    assert {variant.variant.version for variant in copy.variants("colours")} == set(library.model("colours").variants)
+    stores.write_variant(here.store, store.card("colours"), b"another", format="keras", precision="fp16")
+    assert control.digest_of(store, "colours") == control.digest_of(copy, "colours") == served
+
+
 def test_copies_are_bounded(here: Settings, library: Library, tmp_path: Path) -> None:
     for scale in range(2, 7):
         rewrite(here.store, "wide", stores.network(16, 24, scale * np.eye(3)))
