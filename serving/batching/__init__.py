@@ -174,6 +174,7 @@ class Lane:
             self._take_back()
         kept = [item for item in self._waiting if not self._dismissed(item, loop.time() + 0.001)]
         self._waiting = deque(kept)
+        self.on_depth(self.depth)
         if kept := kept + (self._ahead.items if self._ahead else []):
             self._look_again(loop, min(item.deadline for item in kept))
 

@@ -92,6 +92,7 @@ class Gate:
             await refuse(error, Request(scope, receive), send)
             return
         self._inflight += 1
+        self._metrics.inflight(self._inflight)
         try:
             await self._turns.mine()
             await self._app(scope, receive, send)

@@ -136,6 +136,7 @@ def test_more_than_the_admitted_are_refused_at_once_and_probes_are_not() -> None
         await asyncio.sleep(0)
         status, headers, body = await asked(gate, "/x")
         assert (status, headers["retry-after"], body["code"]) == (429, "2", "overloaded")
+        assert tally.most == 3  # told while they are being answered
         assert [(await asked(gate, path))[0] for path in ("/livez", "/metrics")] == [200, 200]
         released.set()
         assert [answer[0] for answer in await asyncio.gather(*taken)] == [200] * 3

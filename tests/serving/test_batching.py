@@ -265,7 +265,8 @@ def test_21_a_full_queue_refuses_at_once() -> None:
 
 def test_22_past_its_deadline_a_request_is_answered_and_not_computed() -> None:
     echo = Echo()
-    lane = Lane(echo, SLOW, Limits(max_batch=1, deadline_s=5.0))
+    lane, depths = Lane(echo, SLOW, Limits(max_batch=1, deadline_s=5.0)), list[int]()
+    lane.on_depth = depths.append
 
     async def main() -> None:
         echo.free.clear()
@@ -275,7 +276,7 @@ def test_22_past_its_deadline_a_request_is_answered_and_not_computed() -> None:
         begun = time.perf_counter()
         error = await refusal(asked(lane, image(2), deadline_s=0.1))
         assert 0.08 < time.perf_counter() - begun < 0.4  # while the first is still being computed
-        assert (error.status, error.code) == (503, "deadline_passed")
+        assert (error.status, error.code) == (503, "deadline_passed") and depths[-2:] == [2, 1]
         echo.free.set()
         assert (await running).probabilities[0, 0] == 0 and (await patient).probabilities[0, 0] == 1
 
