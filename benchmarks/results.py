@@ -149,9 +149,9 @@ class Pass:
     kernel_ms: float
 
     @property
-    def relative(self) -> float:
-        """p50 in calibration kernels: what two machines, or two hours of one, can be compared by."""
-        return self.p50_ms / self.kernel_ms
+    def images_per_s(self) -> float:
+        """Offline, at this pass's best batch."""
+        return max(self.images_per_s_at.values())
 
 
 @dataclass(frozen=True)

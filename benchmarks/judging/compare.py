@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from benchmarks.judging.bound import Bound, bound
 from benchmarks.judging.pairs import float_parent
+from benchmarks.judging.speed import Speed, in_batches, one_by_one
 from benchmarks.results import Detail, Results
 from catalog import Measurement, Variant
 
 BUDGET_POINTS = 0.5  # accuracy a variant may lose to its float parent and still be called as accurate
-FASTER = 1.05  # a ratio of times below which two speeds are called the same
 SMALLER = 1.1
 LESS_ROBUST = 1.0  # points on corrupted images, relative to the parent's, from which a verdict says so
 
@@ -24,8 +24,8 @@ class Line:
     detail: Detail | None
     change_points: float | None  # top-1 against the float parent
     size_ratio: float | None
-    speed_up: float | None  # of p50
-    throughput_up: float | None  # of Offline
+    speed: Speed | None  # one by one
+    throughput: Speed | None  # in batches
     verdict: str
     front_latency: bool = False  # no other variant on this data set is both faster and as accurate
     front_size: bool = False
@@ -41,6 +41,11 @@ class Line:
     def measured(self) -> bool:
         """Whether the row has figures."""
         return self.row.status != "failed"
+
+    @property
+    def speed_up(self) -> float | None:
+        """How many times as fast it is one by one."""
+        return self.speed.ratio if self.speed else None
 
     @property
     def within_budget(self) -> bool:
@@ -140,18 +145,18 @@ def _line(
     detail = results.details.get(str(row.variant))
     if row.status == "failed" or row.accuracy is None or detail is None:
         return Line(row, detail, None, None, None, None, row.reason or "not measured")
+    before = results.details.get(str(reference.variant)) if reference else None
     line = Line(
         row=row,
         detail=detail,
         change_points=round(row.accuracy.top1 - parent_top1, 4),
         size_ratio=_ratio(reference.size_bytes, row.size_bytes) if reference else None,
-        speed_up=_ratio(reference.p50_ms, row.p50_ms) if reference else None,
-        throughput_up=_ratio(row.images_per_s, reference.images_per_s) if reference else None,
+        speed=one_by_one(row, detail, reference, before) if reference and before else None,
+        throughput=in_batches(row, detail, reference, before) if reference and before else None,
         verdict="",
     )
-    before = results.details.get(str(reference.variant)) if reference else None
     line = _in_depth(line, detail, results, results.details.get(str(parent)) if parent else None)
-    return replace(line, verdict=_verdict(line, before, row.variant == parent, reference == row))
+    return replace(line, verdict=_verdict(line, row.variant == parent, reference == row))
 
 
 def _in_depth(line: Line, detail: Detail, results: Results, parent: Detail | None) -> Line:
@@ -185,14 +190,14 @@ def _ratio(above: float | None, below: float | None) -> float | None:
 # --- verdicts --------------------------------------------------------------------------------------------------------
 
 
-def _verdict(line: Line, before: Detail | None, is_parent: bool, is_reference: bool) -> str:
+def _verdict(line: Line, is_parent: bool, is_reference: bool) -> str:
     row, words = line.row, []
     if is_reference:
         words.append("the reference for size and speed")
-    elif line.speed_up is None:
+    elif line.speed is None or line.throughput is None:
         words.append("no ONNX fp32 in this run to compare with")
     else:
-        words += _cost_words(line, before)
+        words += _cost_words(line, line.speed.word, line.throughput.word)
     words.append("the reference for accuracy" if is_parent else _accuracy_word(line))
     if line.robust_change is not None and line.robust_change <= -LESS_ROBUST:
         words.append("less robust")
@@ -203,13 +208,14 @@ def _verdict(line: Line, before: Detail | None, is_parent: bool, is_reference: b
     return ", ".join(words)
 
 
-def _cost_words(line: Line, before: Detail | None) -> list[str]:
+def _cost_words(line: Line, single: str, batches: str) -> list[str]:
+    """Size and speed; first, if it was shrunk to be faster and is so in neither scenario, that."""
     assert line.size_ratio is not None
-    speed, slow = _speed_word(line, before)
     size = "smaller" if line.size_ratio >= SMALLER else "larger" if line.size_ratio <= 1 / SMALLER else "as large"
+    speed = single if single == batches else f"{single} one by one and {batches} in batches"
     kind = _kind(line.row.variant)
-    if kind and slow:
-        return [f"{kind} but {speed}", size]
+    if kind and not single.endswith("faster") and not batches.endswith("faster"):
+        return [f"{kind} but {'no faster' if speed == 'as fast' else speed}", size]
     return [size, speed]
 
 
@@ -218,23 +224,6 @@ def _kind(variant: Variant) -> str:
         return "quantized"
     kinds = {"prune": "sparse", "cluster": "clustered"}
     return next((kind for transform, kind in kinds.items() if variant.transform.startswith(transform)), "")
-
-
-def _speed_word(line: Line, before: Detail | None) -> tuple[str, bool]:
-    """How fast in words, and whether it is so in neither scenario."""
-    single = _against(line.speed_up or 1.0)
-    if before and line.detail and single == "faster" and line.detail.p50_high_ms >= before.p50_low_ms:
-        single = "as fast"  # the spreads of the two medians meet
-    if before and line.detail and single == "slower" and line.detail.p50_low_ms <= before.p50_high_ms:
-        single = "as fast"
-    batches = _against(line.throughput_up or 1.0)
-    if single == batches:
-        return ("no faster" if single == "as fast" and _kind(line.row.variant) else single), single != "faster"
-    return f"{single} one by one and {batches} in batches", "faster" not in (single, batches)
-
-
-def _against(ratio: float) -> str:
-    return "faster" if ratio >= FASTER else "slower" if ratio <= 1 / FASTER else "as fast"
 
 
 def _accuracy_word(line: Line) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.judging.compare import BUDGET_POINTS, FASTER, SMALLER, Group, Line
+from benchmarks.judging.compare import BUDGET_POINTS, SMALLER, Group, Line
+from benchmarks.judging.regress import BLIND
+from benchmarks.judging.speed import FASTER
 from benchmarks.reporting import depth, words
 from benchmarks.results import Results
 
@@ -41,14 +43,15 @@ def choice_sentence(group: Group, line: Line) -> str:
 
 
 def _speed(line: Line) -> str:
-    ratio = line.speed_up
-    if ratio is None or line.row.variant.version == "onnx-fp32":
+    speed = line.speed
+    if speed is None or line.row.variant.version == "onnx-fp32":
         return ""
-    if 1 / FASTER < ratio < FASTER:
+    if not speed.differs:
         return ", as fast as fp32 ONNX"
-    if ratio > 1:
-        return f", {words.digits(ratio)} times the speed of fp32 ONNX"
-    return f", {words.digits(1 / ratio)} times slower than fp32 ONNX"
+    perhaps = "" if speed.sure else "perhaps "
+    if speed.ratio > 1:
+        return f", {perhaps}{words.digits(speed.ratio)} times the speed of fp32 ONNX"
+    return f", {perhaps}{words.digits(1 / speed.ratio)} times slower than fp32 ONNX"
 
 
 def _size(group: Group, line: Line) -> str:
@@ -112,7 +115,8 @@ def method(results: Results) -> list[str]:
         "'perhaps' stands where McNemar's exact test gives p of 0.05 or more"
         + (", after Holm's correction over all variants." if results.schema > 1 else "."),
         "Ratio (of size) and speed-up are against fp32 ONNX of the same model in this run, above 1 where better; "
-        f"within {100 * (FASTER - 1):.0f}% of it speed is called the same, within {100 * (SMALLER - 1):.0f}% size. "
+        f"within {100 * (FASTER - 1):.0f}% of it speed is called the same, within {100 * (SMALLER - 1):.0f}% size; "
+        f"'perhaps' stands where {_met(s.passes)}. "
         "kB are 1,000 bytes of the model file, gzip at level 9. RSS is the peak of the whole process, with Python and "
         "the test images.",
         f"Horizontal bars in the latency plot span the medians of {_spread(s.passes)}.",
@@ -123,6 +127,12 @@ def method(results: Results) -> list[str]:
 
 def _turns(passes: int) -> str:
     return "once," if passes == 1 else f"{passes} times,"
+
+
+def _met(passes: int) -> str:
+    if passes == 1:
+        return f"the spreads of the medians meet, in batches where the ratio is below {BLIND:g}"
+    return f"the figures of the {passes} passes overlap"
 
 
 def _spread(passes: int) -> str:

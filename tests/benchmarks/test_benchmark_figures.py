@@ -17,6 +17,7 @@ from benchmarks.measuring.job import Outcome
 from benchmarks.measuring.process import Ran, merged
 from benchmarks.reporting import words
 from benchmarks.reporting.labels import Box, place
+from benchmarks.reporting.report import render
 from benchmarks.results import Results
 from catalog import Measurement, Variant
 
@@ -71,12 +72,45 @@ def test_a_loss_that_chance_may_explain_says_perhaps(golden: Results) -> None:
     assert verdict(dataclasses.replace(golden, details=details), name).endswith("perhaps less accurate, less robust")
 
 
-def test_a_gain_within_the_spread_of_the_medians_is_none(golden: Results) -> None:
+def with_rates(golden: Results, name: str, *rates: float) -> Results:
+    """The run with other images/s of a variant, one in each pass."""
+    detail = golden.details[name]
+    passes = [dataclasses.replace(detail.passes[0], images_per_s_at={"128": rate}) for rate in rates]
+    details = {**golden.details, name: dataclasses.replace(detail, passes=passes)}
+    middle = sorted(rates)[len(rates) // 2]
+    rows = [dataclasses.replace(row, images_per_s=middle) if str(row.variant) == name else row for row in golden.rows]
+    return dataclasses.replace(golden, details=details, rows=rows)
+
+
+def test_a_gain_that_the_spread_of_the_medians_may_explain_says_perhaps(golden: Results) -> None:
     name = "mobilenetv2/onnx-int8"
     details = {**golden.details, name: dataclasses.replace(golden.details[name], p50_high_ms=1.2)}
-    rows = [dataclasses.replace(row, images_per_s=726.0) if str(row.variant) == name else row for row in golden.rows]
-    said = verdict(dataclasses.replace(golden, details=details, rows=rows), name)
-    assert said == "quantized but no faster, smaller, as accurate, less robust"
+    even = with_rates(dataclasses.replace(golden, details=details), name, 720.0, 726.0, 730.0)
+    said = "smaller, perhaps faster one by one and as fast in batches, as accurate, less robust"
+    assert verdict(even, name) == said
+    one = [row for row in even.rows if row.variant.model == "mobilenetv2"]
+    sentence = render(dataclasses.replace(even, rows=one, models={"mobilenetv2": golden.models["mobilenetv2"]}), False)
+    assert "perhaps 1.85 times the speed of fp32 ONNX" in sentence.headline
+    assert "perhaps 1.85× the speed of onnx-fp32" in sentence.html
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ((800.0, 990.0, 995.0), "faster"),
+        ((730.0, 990.0, 995.0), "perhaps faster"),
+        ((500.0, 600.0, 720.0), "perhaps slower"),
+        ((500.0, 600.0, 700.0), "slower"),
+        ((500.0, 730.0, 990.0), "as fast"),
+        ((990.0,), "faster"),  # one pass tells nothing of noise: beyond a quarter it is believed
+        ((850.0,), "perhaps faster"),
+    ],
+)
+def test_throughput_knows_the_spread_of_the_passes(golden: Results, rates: tuple[float, ...], said: str) -> None:
+    found = with_rates(golden, "mobilenetv2/prune80-onnx-int8", *rates)  # onnx-fp32 has 712 to 733
+    words = verdict(found, "mobilenetv2/prune80-onnx-int8")
+    expected = "faster" if said == "faster" else f"faster one by one and {said} in batches"
+    assert words.startswith(f"not offered to serving, smaller, {expected}, ")
 
 
 def test_figures_of_the_passes() -> None:
@@ -93,7 +127,7 @@ def test_figures_of_the_passes() -> None:
     row, detail = merged(Measurement(Variant("m", "onnx"), "ok"), [first, slower, unsettled])
     assert (row.p50_ms, detail.p50_low_ms, detail.p50_high_ms) == (0.75075, 0.5005, 1.001)
     assert row.images_per_s_at == {"1": 500.0, "32": 4000.0, "128": 2560.0} and detail.rounds == 3000
-    assert not detail.settled and detail.passes[1].relative == pytest.approx(1.001 / 0.1)
+    assert not detail.settled and detail.passes[1].images_per_s == 8000.0
 
 
 def read_pass(single: np.ndarray, offline: dict[int, list[float]], settled: bool) -> Ran:
