@@ -15,7 +15,7 @@ import console
 from benchmarks import results
 from benchmarks.judging import choose as choosing
 from benchmarks.judging import regress
-from benchmarks.reporting import words
+from benchmarks.reporting import prose, words
 from catalog import ROOT, KilnError, Policy, Store, now
 
 REPORTS = Path("reports/results.json")
@@ -56,6 +56,9 @@ def choose(
     _say(choice.why)
     for row, why in choice.others:
         _say(f"  not {row.variant.version}: {why}")
+    for caution in (*prose.warnings(found), prose.unsettled(found, model)):
+        if caution:
+            _say(caution)
     _say(f"measured {found.created[:10]} on {found.machine.cpu}, {found.threads} threads ({path})")
     if not dry_run:
         _say(f"policy: {choosing.write(choice, shelf)}")

@@ -71,23 +71,46 @@ def _loss(line: Line) -> str:
 
 
 def warnings(results: Results) -> list[str]:
-    """What a reader must know before believing the figures: a quick run, a busy machine."""
+    """What a reader must know before believing the figures, a sentence or two each: a quick run, a busy machine."""
+    return [long for _, long in _warnings(results)]
+
+
+def warning(results: Results) -> str:
+    """The same in one short sentence, to stand above a published table; "" where there is nothing to warn of."""
+    found = [short for short, _ in _warnings(results)]
+    return f"Measured {' and '.join(found)}: take latencies and ratios with caution." if found else ""
+
+
+def _warnings(results: Results) -> list[tuple[str, str]]:
     found = []
     if results.quick:
-        found.append("This was a quick run: p99 is rough, and ratios near 1 are not to be trusted.")
+        long = "This was a quick run: p99 is rough, and ratios near 1 are not to be trusted."
+        found.append(("in a quick run", long))
     cores = len(results.machine.affinity)
     if results.steal_percent is not None and results.steal_percent >= 2:
-        found.append(
+        long = (
             f"Other guests of the host took {results.steal_percent:.0f}% of the processor's time during the run: "
             "latencies are too high, their ratios uncertain."
         )
+        found.append(("beside other guests of the host", long))
     before, after = results.load_before[0], results.load_after[0]
     if before > 0.5 * cores or after > results.threads + 0.5 * cores:  # the run itself makes `threads` of it
-        found.append(
+        long = (
             f"The machine was busy with other work (load average {before:.1f} before and {after:.1f} after the run, on "
             f"{cores} cores): latencies are too high, their ratios uncertain. Measure again when it is idle."
         )
+        found.append(("on a machine busy with other work", long))
     return found
+
+
+def unsettled(results: Results, model: str) -> str:
+    """Which of a model's variants were measured before their latency had settled, in a sentence; "" if none was."""
+    names = [
+        row.variant.version
+        for row in results.rows
+        if row.variant.model == model and (detail := results.details.get(str(row.variant))) and not detail.settled
+    ]
+    return f"The latency of {', '.join(names)} had not settled when it was measured." if names else ""
 
 
 def method(results: Results) -> list[str]:

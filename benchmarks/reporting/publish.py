@@ -36,6 +36,7 @@ def section(results: Results) -> str:
         [
             prose.headline(results, groups),
             "",
+            *([f"> {caution}", ""] if (caution := prose.warning(results)) else []),
             *_table(shown),
             "",
             f"{_setting(results, groups)}. {_bold()}; a variant is left out if another of its model is as "
@@ -56,6 +57,8 @@ def page(results: Results) -> str:
         "",
         f"{_setting(results, groups)}. {_bold()}. What the columns mean: [Read the report](how-to/read-the-report.md).",
     ]
+    for caution in prose.warnings(results):
+        lines += ["", f"> {caution}"]
     for group in groups:
         for model in group.models:
             of_model = [line for line in group.lines if line.row.variant.model == model]

@@ -1,5 +1,6 @@
 """The README's table: made from results, and in the committed README exactly what the committed results give."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def test_a_row_that_another_of_its_model_beats_in_everything_is_left_out_of_the_
     for model in group.models:
         chosen = group.chosen(model)
         assert chosen and f"| {model} | **{chosen.row.variant.version}** |" in shown
+
+
+def test_what_the_report_warns_of_stands_above_the_published_tables():
+    idle = results.read(GOLDEN)
+    assert "> " not in publish.section(idle) + publish.page(idle)
+    busy = dataclasses.replace(idle, load_before=[3.6, 1.0, 0.5], steal_percent=4.0)
+    told = "> Measured beside other guests of the host and on a machine busy with other work: "
+    assert told in publish.section(busy).partition("| model |")[0]
+    assert "busy with other work (load average 3.6 before" in publish.page(busy).partition("## lenet")[0]
 
 
 def test_a_readme_without_its_marks_is_an_error_and_stays(tmp_path):
