@@ -27,10 +27,8 @@ class Line:
     speed: Speed | None  # one by one
     throughput: Speed | None  # in batches
     verdict: str
-    front_latency: bool = False  # no other variant on this data set is both faster and as accurate
-    front_size: bool = False
     chosen: bool = False
-    pareto: tuple[str, ...] = ()  # the pairs of figures in which no other variant on this data set beats it
+    pareto: tuple[str, ...] = ()  # the pairs of figures in which no other that passed on this data set beats it
     single: Bound | None = None
     offline: Bound | None = None
     robust_top1: float | None = None  # percent, mean over all corruptions and severities
@@ -89,12 +87,11 @@ def groups(results: Results) -> list[Group]:
 
 def _lines(results: Results, models: list[str]) -> list[Line]:
     lines = [line for model in models for line in _of_model(results, model)]
-    timed = [i for i, line in enumerate(lines) if line.row.p50_ms is not None and line.row.accuracy is not None]
-    fronts = {pair: front([of(lines[i].row) for i in timed]) for pair, of in PAIRS.items()}
-    for place, index in enumerate(timed):
+    may = [i for i, line in enumerate(lines) if line.row.status == "ok" and line.change_points is not None]
+    fronts = {pair: front([of(lines[i].row) for i in may]) for pair, of in PAIRS.items()}
+    for place, index in enumerate(may):
         pareto = tuple(pair for pair, ahead in fronts.items() if place in ahead)
-        fast, small = LATENCY_PAIR in pareto, SIZE_PAIR in pareto
-        lines[index] = replace(lines[index], front_latency=fast, front_size=small, pareto=pareto)
+        lines[index] = replace(lines[index], pareto=pareto)
     return lines
 
 

@@ -1,7 +1,8 @@
 """The report's two plots as functions of its lines: accuracy against latency, accuracy against size.
 
 Colour is the model, marker the format, a hollow marker fp32; vertical bars are Wilson 95% intervals, horizontal ones
-the spread of the median over the run. What lies under the stepped line, the Pareto front, is beaten by a point on it.
+the spread of the median over the run. What lies under the stepped line, the Pareto front, is beaten by a point on it;
+faint points strayed below their floor, may not be taken, and beat nobody.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.judging.compare import Group, Line
+from benchmarks.judging.compare import LATENCY_PAIR, SIZE_PAIR, Group, Line
 from benchmarks.reporting import words
 from benchmarks.reporting.naming import Named, name_points
 from benchmarks.reporting.palette import CSS, LIGHT, MODELS, VARIABLES, Theme, marker
@@ -45,7 +46,7 @@ LATENCY = Kind(
     "milliseconds for one image (p50), less is better",
     lambda line: line.row.p50_ms,
     _p50_spread,
-    lambda line: line.front_latency,
+    lambda line: LATENCY_PAIR in line.pareto,
 )
 SIZE = Kind(
     "accuracy-size",
@@ -53,7 +54,7 @@ SIZE = Kind(
     "kilobytes on disk, less is better",
     lambda line: None if line.row.size_bytes is None else line.row.size_bytes / 1000,
     lambda line: None,
-    lambda line: line.front_size,
+    lambda line: SIZE_PAIR in line.pareto,
 )
 KINDS = (LATENCY, SIZE)
 

@@ -69,7 +69,7 @@ def page(results: Results) -> str:
 
 
 def _worth_a_row(group: compare.Group, model: str) -> list[compare.Line]:
-    lines = [line for line in group.lines if line.measured and line.row.variant.model == model]
+    lines = [line for line in group.lines if line.row.status == "ok" and line.row.variant.model == model]
     ahead = compare.front(
         [
             (

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,18 @@ def test_a_row_that_another_of_its_model_beats_in_everything_is_left_out_of_the_
     for model in group.models:
         chosen = group.chosen(model)
         assert chosen and f"| {model} | **{chosen.row.variant.version}** |" in shown
+
+
+def test_a_variant_below_its_floor_is_no_row_of_the_readme_and_on_no_front():
+    found = results.read(GOLDEN)
+    beaten, best = "mobilenetv2/onnx-int8", "mobilenetv2/prune80-onnx-int8"
+    tiny: dict[str, Any] = {"p50_ms": 0.01, "size_bytes": 10}
+    rows = [dataclasses.replace(row, **tiny) if str(row.variant) == best else row for row in found.rows]
+    found = dataclasses.replace(found, rows=rows)
+    lines = {str(line.row.variant): line for group in compare.groups(found) for line in group.lines}
+    assert lines[best].row.status == "below-floor" and not lines[best].pareto
+    assert "accuracy/latency" in lines[beaten].pareto
+    assert "| prune80-onnx-int8 |" not in publish.section(found) and "| prune80-onnx-int8 |" in publish.page(found)
 
 
 def test_what_the_report_warns_of_stands_above_the_published_tables():

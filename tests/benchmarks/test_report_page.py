@@ -88,6 +88,19 @@ def test_the_axes_are_the_readers_choice(page: Browser) -> None:
     assert page.run("document.querySelector('.front').textContent").startswith("Pareto front: ")
 
 
+def test_what_is_below_its_floor_is_faint_and_on_no_front(page: Browser) -> None:
+    faint = "[...document.querySelectorAll('.explore .mark.faint')].map(mark => mark.getAttribute('aria-label'))"
+    (label,) = page.run(faint)
+    assert label.startswith("mobilenetv2 prune80-onnx-int8: ")
+    axes = "document.querySelector('select[data-axis=x]')"
+    for _ in range(page.run(f"{axes}.length")):
+        assert "prune80-onnx-int8" not in page.run("document.querySelector('.front').textContent")
+        page.run(
+            f"(() => {{ const axis = {axes}; axis.selectedIndex = (axis.selectedIndex + 1) % axis.length;"
+            " axis.dispatchEvent(new Event('change', {bubbles: true})); })()"
+        )
+
+
 def test_a_point_tells_its_card_to_mouse_and_keyboard(page: Browser) -> None:
     page.run("document.querySelector('.explore').scrollIntoView()")
     x, y = page.run(

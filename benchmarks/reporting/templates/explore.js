@@ -38,9 +38,10 @@ function scale(values, accuracyLike) {
   return { at: (value) => (value - low) / (high - low), ticks };
 }
 
+/* The Pareto front, of those that may be taken: what strayed below its floor is shown, and beats nobody. */
 function ahead(points, x, y) {
-  const cost = (point, axis) => (axis.better === "more" ? -1 : 1) * point.figures[axis.key];
-  return points.filter((a) => !points.some((b) =>
+  const cost = (point, axis) => (axis.better === "more" ? -1 : 1) * point.figures[axis.key], able = points.filter((p) => p.served);
+  return able.filter((a) => !able.some((b) =>
     cost(b, x) <= cost(a, x) && cost(b, y) <= cost(a, y) && (cost(b, x) < cost(a, x) || cost(b, y) < cost(a, y))));
 }
 
@@ -81,6 +82,7 @@ class Explorer {
     for (const format of new Set(this.group.points.map((p) => p.format))) key(format, shape(format, hollow));
     const filled = [...new Set(this.group.points.map((p) => p.precision))].filter((name) => name !== "fp32");
     if (filled.length) key(filled.join(", "), shape("onnx", full));
+    if (this.group.points.some((p) => !p.served)) key("faint: below floor", (svg) => { shape("onnx", `${full}; opacity: .5`)(svg); });
     key("choice", (svg) => { node("circle", { r: 7.2, class: "ring" }, svg); });
     key("Pareto front", (svg) => { node("line", { x1: -11, x2: 11, class: "front-line" }, svg); });
   }
