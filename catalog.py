@@ -26,7 +26,7 @@ import shutil
 import subprocess
 import time
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -311,12 +311,18 @@ class Policy:
     created: str = ""
     command: str = ""
 
+    def misses(self, row: Measurement, parent_top1: float) -> Literal["", "status", "accuracy", "size"]:
+        """What keeps a measured variant from being taken: the first demand that it misses, "" if it meets all."""
+        if row.status != "ok" or row.accuracy is None:
+            return "status"
+        if parent_top1 - row.accuracy.top1 > self.max_accuracy_drop + 1e-9:
+            return "accuracy"
+        fits = self.max_size_bytes is None or (row.size_bytes is not None and row.size_bytes <= self.max_size_bytes)
+        return "" if fits else "size"
+
     def allows(self, row: Measurement, parent_top1: float) -> bool:
         """Whether a measured variant is within the budgets."""
-        fits = self.max_size_bytes is None or (row.size_bytes is not None and row.size_bytes <= self.max_size_bytes)
-        if row.status != "ok" or row.accuracy is None or not fits:
-            return False
-        return parent_top1 - row.accuracy.top1 <= self.max_accuracy_drop + 1e-9
+        return not self.misses(row, parent_top1)
 
     def rank(self, row: Measurement) -> tuple[float, str] | None:
         """What to take the minimum of among allowed rows; None where the objective's figure was not measured."""
@@ -328,6 +334,11 @@ class Policy:
         }
         figure = figures[self.objective]
         return None if figure is None else (float(figure), row.variant.version)
+
+    def best(self, rows: Iterable[Measurement], parent_top1: float) -> Measurement | None:
+        """The row to take: of those within the budgets the best by `objective`; None where none has its figure."""
+        ranked = [(rank, row) for row in rows if self.allows(row, parent_top1) and (rank := self.rank(row)) is not None]
+        return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
 
 # --- records as JSON -------------------------------------------------------------------------------------------------
@@ -632,3 +643,9 @@ def plugin(package: str, name: str) -> ModuleType:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise KilnError(f"no {noun} {name[:80]!r}{hint} There are: {', '.join(known)}")
     return importlib.import_module(f"{package}.{name}")
+
+
+def servable(variant: Variant) -> bool:
+    """Whether the service can load variants of this format here; not where this checkout does not know the format."""
+    known = variant.format in plugin_names("export.formats")
+    return known and bool(plugin("export.formats", variant.format).SERVABLE)

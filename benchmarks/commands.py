@@ -40,8 +40,7 @@ def choose(
     shelf = Store(store)
     if store is None and model not in shelf.models() and model in Store(ROOT / "zoo").models():
         shelf = Store(ROOT / "zoo")
-    shelf.card(model)
-    found, path = choosing.measured(model, results_file, REPORTS, ROOT)
+    found, path = choosing.measured(shelf.card(model), results_file, REPORTS, ROOT)
     policy = Policy(
         model=model,
         objective=objective,  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from pathlib import Path
 import catalog
 from benchmarks import results
 from benchmarks.reporting import words
-from catalog import POLICY, KilnError, Measurement, Policy, Store, plugin
+from catalog import POLICY, Card, KilnError, Measurement, Policy, Store, servable
 
 UNITS = {"b": 1, "kb": 1000, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 OBJECTIVES = ("latency", "throughput", "size", "accuracy")
@@ -39,26 +39,30 @@ def size_of(text: str) -> int:
     return int(float(match.group(1)) * UNITS[unit])
 
 
-def measured(model: str, given: Path | None, reports: Path, root: Path) -> tuple[results.Results, Path]:
-    """The results to choose from: the file given, else the last run's, else the newest committed ones with the model.
+def measured(card: Card, given: Path | None, reports: Path, root: Path) -> tuple[results.Results, Path]:
+    """The results to choose from, of the weights the model has now.
+
+    That is the file given, else the last run's, else the newest committed ones.
 
     Raises:
-        KilnError: No results hold the model.
+        KilnError: No results hold the model, or only with other weights.
     """
-    if given is not None:
-        found = results.read(given)
-        if model not in found.models:
-            raise KilnError(f"{given} has no {model!r}; it has: {', '.join(found.models) or 'nothing'}")
-        return found, given
-    looked = [
-        (results.read(path), path) for path in (reports, *sorted((root / "results").glob("*.json"))) if path.is_file()
-    ]
-    holding = [pair for pair in looked if model in pair[0].models]
+    paths = [given] if given else [path for path in (reports, *(root / "results").glob("*.json")) if path.is_file()]
+    looked = [(results.read(path), path) for path in paths]
+    holding = [pair for pair in looked if card.model in pair[0].models]
     if not holding:
         known = sorted({name for found, _ in looked for name in found.models})
-        raise KilnError(f"no results of {model!r} (there are: {', '.join(known) or 'none'}); run: python -m benchmarks")
-    last_run = [pair for pair in holding if pair[1] == reports]
-    return last_run[0] if last_run else max(holding, key=lambda pair: pair[0].created)
+        where = f"{given} has no" if given else "there are no results of"
+        raise KilnError(f"{where} {card.model!r} (there: {', '.join(known) or 'nothing'}); run: make benchmark")
+    fitting = [pair for pair in holding if _of_these_weights(pair[0], card)]
+    if not fitting:
+        where = ", ".join(str(path) for _, path in holding)
+        raise KilnError(f"{card.model} has other weights now than {where} measured; measure again: make benchmark")
+    return max(fitting, key=lambda pair: (pair[1] == reports, pair[0].created))
+
+
+def _of_these_weights(found: results.Results, card: Card) -> bool:
+    return any(row.variant.model == card.model and row.parent_sha256 == card.weights_sha256 for row in found.rows)
 
 
 def choose(found: results.Results, policy: Policy, store: Store) -> Choice:
@@ -71,11 +75,10 @@ def choose(found: results.Results, policy: Policy, store: Store) -> Choice:
     rows = [row for row in found.rows if row.variant.model == policy.model]
     refused = {row.variant.version: objection(row, policy, parent_top1, store, card.weights_sha256) for row in rows}
     eligible = [row for row in rows if not refused[row.variant.version]]
-    if not eligible:
+    taken = policy.best(eligible, parent_top1)
+    if taken is None:
         reasons = "; ".join(f"{version}: {why}" for version, why in refused.items())
         raise KilnError(f"no variant of {policy.model} is within the budgets ({reasons}); loosen one of them")
-    ranks = {row.variant.version: policy.rank(row) or (float("inf"), row.variant.version) for row in eligible}
-    taken = min(eligible, key=lambda row: ranks[row.variant.version])
     others = [(row, refused[row.variant.version] or _behind(row, taken, policy)) for row in rows if row is not taken]
     return Choice(taken, policy, _why(taken, policy, parent_top1, len(eligible), len(rows)), others)
 
@@ -83,18 +86,18 @@ def choose(found: results.Results, policy: Policy, store: Store) -> Choice:
 def objection(row: Measurement, policy: Policy, parent_top1: float, store: Store, weights_sha256: str) -> str:
     """Why a variant may not be taken; "" if it may."""
     version = row.variant.version
-    if row.status != "ok" or row.accuracy is None:
-        return row.reason or row.status
-    if not plugin("export.formats", row.variant.format).SERVABLE:
+    missed = policy.misses(row, parent_top1)
+    if missed == "status" or row.accuracy is None:
+        return row.reason or ("not measured" if row.status == "ok" else row.status)
+    if not servable(row.variant):
         return f"{row.variant.format} is not served"
     if version not in {card.variant.version for card in store.variants(policy.model)}:
         return f"not in {store.root}"
     if row.parent_sha256 != weights_sha256:
         return "measured with other weights than the model has now"
-    drop = parent_top1 - row.accuracy.top1
-    if drop > policy.max_accuracy_drop + 1e-9:
-        return f"loses {drop:.2f} points, {policy.max_accuracy_drop:g} are allowed"
-    if not policy.allows(row, parent_top1):
+    if missed == "accuracy":
+        return f"loses {parent_top1 - row.accuracy.top1:.2f} points, {policy.max_accuracy_drop:g} are allowed"
+    if missed == "size":
         return f"{words.kilobytes(row.size_bytes)} kB, {words.kilobytes(policy.max_size_bytes)} are allowed"
     return "" if policy.rank(row) else f"its {policy.objective} was not measured"
 

@@ -9,7 +9,7 @@ from benchmarks.judging.bound import Bound, bound
 from benchmarks.judging.pairs import float_parent
 from benchmarks.judging.speed import Speed, in_batches, one_by_one
 from benchmarks.results import Detail, Results
-from catalog import Measurement, Variant
+from catalog import Measurement, Policy, Variant, servable
 
 BUDGET_POINTS = 0.5  # accuracy a variant may lose to its float parent and still be called as accurate
 SMALLER = 1.1
@@ -45,11 +45,6 @@ class Line:
         """How many times as fast it is one by one."""
         return self.speed.ratio if self.speed else None
 
-    @property
-    def within_budget(self) -> bool:
-        """Whether it may be taken: offered to serving, and not more than the budget below its parent."""
-        return self.row.status == "ok" and self.change_points is not None and self.change_points >= -BUDGET_POINTS
-
 
 @dataclass(frozen=True)
 class Group:
@@ -63,7 +58,7 @@ class Group:
     lines: list[Line]
 
     def chosen(self, model: str) -> Line | None:
-        """The variant to take of a model: the fastest within the accuracy budget."""
+        """The variant to take of a model: the fastest that serving can load within the accuracy budget."""
         return next((line for line in self.lines if line.chosen and line.row.variant.model == model), None)
 
     def reference(self, model: str) -> Line | None:
@@ -129,11 +124,9 @@ def _of_model(results: Results, model: str) -> list[Line]:
             parent_top1 = row.accuracy.top1
     reference = next((row for row in rows if row.variant == Variant(model, "onnx") and row.p50_ms is not None), None)
     lines = [_line(results, row, parent, parent_top1, reference) for row in rows]
-    eligible = [i for i, line in enumerate(lines) if line.within_budget and line.row.p50_ms is not None]
-    if eligible:
-        best = min(eligible, key=lambda i: lines[i].row.p50_ms or 0.0)
-        lines[best] = replace(lines[best], chosen=True)
-    return lines
+    served = [line.row for line in lines if line.change_points is not None and servable(line.row.variant)]
+    best = Policy(model, "latency", BUDGET_POINTS).best(served, parent_top1)
+    return [replace(line, chosen=line.row is best) for line in lines]
 
 
 def _line(

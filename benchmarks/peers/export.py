@@ -23,7 +23,7 @@ import typer
 
 import catalog
 import console
-from catalog import KilnError, Store, VariantCard, plugin
+from catalog import KilnError, Store, plugin, servable
 from export import parity, process
 from export.timing import Measure
 from export.worker import stratified
@@ -116,15 +116,11 @@ def _source(store: Store, model: str) -> Path:
 
 
 def _ours(store: Store, model: str) -> list[Contender]:
-    cards = [card for card in store.variants(model) if _fit(card)]
+    cards = [card for card in store.variants(model) if card.status == "ok" and servable(card.variant)]
     return [
         Contender(model, c.variant.version, True, c.variant.format, str(store.variant_dir(c.variant).resolve()), c.file)
         for c in cards
     ]
-
-
-def _fit(card: VariantCard) -> bool:
-    return card.status == "ok" and bool(plugin("export.formats", card.variant.format).SERVABLE)
 
 
 def quantized(

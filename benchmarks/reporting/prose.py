@@ -15,14 +15,15 @@ def headline(results: Results, found: list[Group]) -> str:
     chosen = [line for line in lines if line.chosen]
     ran = sum(line.measured for line in lines)
     if not chosen:
-        return f"{ran} of {len(lines)} variants could be measured, none within {BUDGET_POINTS} points of its parent."
+        told = f"{ran} of {len(lines)} variants could be measured"
+        return f"{told}, no servable one within {BUDGET_POINTS} points of its parent."
     if len(results.models) == 1:
         group = next(g for g in found if g.lines)
         return choice_sentence(group, chosen[0])
     named = [f"{line.row.variant.version} for {line.row.variant.model}" for line in chosen]
     listed = ", ".join(named[:-1]) + (" and " if len(named) > 1 else "") + named[-1]
     return (
-        f"Within {BUDGET_POINTS} points of the float parent, the fastest variant is {listed} "
+        f"Within {BUDGET_POINTS} points of the float parent, the fastest servable variant is {listed} "
         f"({ran} of {len(lines)} variants could be measured)."
     )
 
@@ -37,8 +38,8 @@ def choice_sentence(group: Group, line: Line) -> str:
         f"{words.percent(row.accuracy.top1)}% right on {words.whole(row.accuracy.images)} test images{_loss(line)}"
     )
     return (
-        f"{variant.version} is the fastest variant of {variant.model} within {BUDGET_POINTS} points of its float "
-        f"parent: {'; '.join(parts)}."
+        f"{variant.version} is the fastest servable variant of {variant.model} within {BUDGET_POINTS} points of its "
+        f"float parent: {'; '.join(parts)}."
     )
 
 

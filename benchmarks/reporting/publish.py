@@ -114,7 +114,7 @@ def _setting(results: Results, groups: list[compare.Group]) -> str:
 
 
 def _bold() -> str:
-    return f"Bold is the fastest variant within {compare.BUDGET_POINTS:g} points of its float parent"
+    return f"Bold is the fastest servable variant within {compare.BUDGET_POINTS:g} points of its float parent"
 
 
 def _passes(results: Results) -> str:

@@ -89,11 +89,9 @@ def _by_figures(
         version = min(rows, key=lambda row: (-_top1(row), row.variant.version)).variant.version
         missed = f"no variant of {card.model} is within its policy's budgets; the most accurate answers, {version}"
         return version, "none is within the budgets: the most accurate", [missed]
-    ranked = [(rank, row) for row in allowed if (rank := policy.rank(row)) is not None]
     budget = f"within {policy.max_accuracy_drop:g} points of {card.accuracy.top1:.2f}%"
-    if ranked:
-        version = min(ranked, key=lambda pair: pair[0])[1].variant.version
-        return version, f"best by {policy.objective} of those {budget}", []
+    if best := policy.best(allowed, card.accuracy.top1):
+        return best.variant.version, f"best by {policy.objective} of those {budget}", []
     version = choose_version({row.variant.version: _top1(row) for row in allowed})
     return version, f"{policy.objective} was not measured: int8 or the most accurate of those {budget}", []
 

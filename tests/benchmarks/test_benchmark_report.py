@@ -124,7 +124,7 @@ def test_nothing_measured_is_a_report_too(golden: Results) -> None:
     rows = [dataclasses.replace(row, images_per_s_at={}, size_bytes=None) for row in rows]
     report = render(dataclasses.replace(golden, rows=rows, details={}), pictures=False)
     assert report.headline.startswith("0 of 15 variants could be measured")
-    assert "no variant within 0.5 points" in report.markdown
+    assert "no servable variant within 0.5 points" in report.markdown
 
 
 def test_two_data_sets_are_two_sections(golden: Results) -> None:
@@ -140,9 +140,9 @@ def test_one_model_gets_a_sentence_with_its_figures(golden: Results) -> None:
     rows = [row for row in golden.rows if row.variant.model == "mobilenetv2"]
     one = dataclasses.replace(golden, rows=rows, models={"mobilenetv2": golden.models["mobilenetv2"]})
     assert render(one, pictures=False).headline == (
-        "onnx-int8 is the fastest variant of mobilenetv2 within 0.5 points of its float parent: 0.594 ms an image, "
-        "1.85 times the speed of fp32 ONNX; 2,610 kB instead of 9,080; 89.74% right on 10,000 test images, 0.38 points "
-        "fewer than its parent."
+        "onnx-int8 is the fastest servable variant of mobilenetv2 within 0.5 points of its float parent: 0.594 ms an "
+        "image, 1.85 times the speed of fp32 ONNX; 2,610 kB instead of 9,080; 89.74% right on 10,000 test images, 0.38 "
+        "points fewer than its parent."
     )
 
 
@@ -165,6 +165,16 @@ def test_the_choice_is_within_budget_and_fastest(golden: Results) -> None:
     group = groups(golden)[0]
     chosen = {line.row.variant for line in group.lines if line.chosen}
     assert chosen == {Variant("lenet", "litert"), Variant("mobilenetv2", "onnx", "int8"), Variant("simcnn", "litert")}
+
+
+def test_what_serving_cannot_load_is_not_the_choice(golden: Results) -> None:
+    rows = [dataclasses.replace(row, p50_ms=0.001) if row.variant.format == "keras" else row for row in golden.rows]
+    fastest, gone = Variant("lenet", "litert"), Variant("lenet", "gone")  # a format that this checkout does not have
+    rows = [dataclasses.replace(row, variant=gone) if row.variant == fastest else row for row in rows]
+    details = {**golden.details, str(gone): golden.details[str(fastest)]}
+    group = groups(dataclasses.replace(golden, rows=rows, details=details))[0]
+    chosen = {line.row.variant for line in group.lines if line.chosen}
+    assert chosen == {Variant("lenet", "onnx"), Variant("mobilenetv2", "onnx", "int8"), Variant("simcnn", "litert")}
 
 
 def test_a_busy_machine_and_a_quick_run_are_said_first(golden: Results, report: Report) -> None:

@@ -81,17 +81,36 @@ def test_what_is_no_size(text: str) -> None:
         choose.size_of(text)
 
 
-def test_the_last_run_comes_before_committed_ones_and_the_newest_of_those(tmp_path: Path, golden: Results) -> None:
+def test_the_last_run_comes_before_committed_ones_and_the_newest_of_those(
+    shelf: Store, tmp_path: Path, golden: Results
+) -> None:
+    card, last, root = shelf.card("mobilenetv2"), tmp_path / "reports.json", tmp_path / "root"
     old, new = (dataclasses.replace(golden, created=f"2026-01-0{day}T00:00:00Z") for day in (1, 2))
-    new.write(tmp_path / "results" / "a.json")
-    old.write(tmp_path / "results" / "b.json")
-    last = tmp_path / "reports.json"
-    assert choose.measured("lenet", None, last, tmp_path)[0] == new
+    new.write(root / "results" / "a.json")
+    old.write(root / "results" / "b.json")
+    assert choose.measured(card, None, last, root)[0] == new
     old.write(last)
-    assert choose.measured("lenet", None, last, tmp_path)[1] == last
-    assert choose.measured("lenet", tmp_path / "results" / "b.json", last, tmp_path)[0] == old
-    with pytest.raises(KilnError, match=r"no results of 'vgg16' \(there are: lenet, mobilenetv2, simcnn\)"):
-        choose.measured("vgg16", None, last, tmp_path)
+    assert choose.measured(card, None, last, root)[1] == last
+    assert choose.measured(card, root / "results" / "b.json", last, root)[0] == old
+    unknown = dataclasses.replace(card, model="vgg16")
+    with pytest.raises(KilnError, match=r"no results of 'vgg16' \(there: lenet, mobilenetv2, simcnn\)"):
+        choose.measured(unknown, None, last, root)
+    with pytest.raises(KilnError, match=r"reports.json has no 'vgg16' \(there: lenet, mobilenetv2, simcnn\)"):
+        choose.measured(unknown, last, last, root)
+
+
+def test_results_of_other_weights_are_passed_over(shelf: Store, tmp_path: Path, golden: Results) -> None:
+    card, last, root = shelf.card("mobilenetv2"), tmp_path / "reports.json", tmp_path / "root"
+    rows = [dataclasses.replace(row, parent_sha256="f" * 64) for row in golden.rows]
+    other = dataclasses.replace(golden, rows=rows, created="2027-01-01T00:00:00Z")
+    other.write(last)
+    other.write(root / "results" / "newer.json")
+    with pytest.raises(KilnError, match=r"weights now than .*reports\.json, .*newer\.json measured; measure again"):
+        choose.measured(card, None, last, root)
+    golden.write(root / "results" / "fitting.json")
+    assert choose.measured(card, None, last, root) == (golden, root / "results" / "fitting.json")
+    with pytest.raises(KilnError, match="measure again: make benchmark"):
+        choose.measured(card, last, last, root)
 
 
 def test_the_command_writes_the_policy_serving_reads(
