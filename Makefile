@@ -120,7 +120,7 @@ $(PEERS)/.installed: pyproject.toml
 
 .PHONY: peers-export
 peers-export: $(READY) $(PEERS)/.installed ## Compare our variants with Olive's and NNCF's: make peers-export MODELS=lenet,simcnn
-	$(BIN)/python -m benchmarks.peers.export $(or $(subst $(comma), ,$(MODELS)),lenet simcnn mobilenetv2 resnet50) --store $(STORE) \
+	$(BIN)/python -m benchmarks.peers.export $(subst $(comma), ,$(MODELS)) --store $(STORE) \
 	  --threads $(THREADS) --python $(PEERS)/bin/python --out $(OUT)/peers-export.json
 
 SERVING_PEERS := litserve mlserver ray

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.peers.export MODEL …`: our best variant against what Microsoft Olive and NNCF make.
+"""`python -m benchmarks.peers.export [MODEL …]`: our variants against what Microsoft Olive and NNCF make.
 
 Each peer quantizes the same fp32 ONNX from the same calibration images by its own defaults, in an environment of its
 own (`make peers-export` builds it). All files are then proved on the whole test split and timed in turn, each in a
-process of its own, through the same loader. A peer that cannot be installed or fails keeps its row with the reason.
+process of its own, through the same loader. Whoever cannot be installed or fails keeps its row with the reason; what
+was found of one model is written before the next begins.
 """
 
 from __future__ import annotations
@@ -12,17 +13,15 @@ import json
 import statistics
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import rich.box
-import rich.markup
-import rich.table
 import typer
 
 import catalog
 import console
+from benchmarks.peers.exported import Contender, table, verdicts
 from catalog import KilnError, Store, plugin, servable
 from export import parity, process
 from export.timing import Measure
@@ -36,32 +35,16 @@ PEERS = {
 }
 CALIBRATION_IMAGES = 1024  # as our export's default
 ROUNDS = 3
-WITHIN = 0.1  # points of top-1 that count as equally accurate
 
-app = console.app("Compares the best variants with what Microsoft Olive and NNCF make of the same model.")
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One row: a file of ours or a peer's; a failed one has a reason and no figures. Times are medians over rounds."""
-
-    model: str
-    name: str
-    ours: bool
-    format: str
-    folder: str
-    file: str
-    reason: str = ""
-    top1: float | None = None
-    size_bytes: int | None = None
-    p50_ms: float | None = None  # batch 1
-    images_per_s: float | None = None  # batch 32
+app = console.app("Compares our variants with what Microsoft Olive and NNCF make of the same model.")
 
 
 @app.command()
 def compare(
-    models: Annotated[list[str], typer.Argument(help="models of the store, with their variants")],
     python: Annotated[Path, typer.Option(help="the interpreter of the peers' environment")],
+    models: Annotated[
+        list[str] | None, typer.Argument(help="models of the store, with their variants", show_default="all there are")
+    ] = None,
     store: Annotated[Path | None, typer.Option(help="where models are [MODELKILN_STORE or artifacts]")] = None,
     out: Annotated[Path, typer.Option(help="where the figures are written")] = Path("reports/peers-export.json"),
     threads: Annotated[int, typer.Option(min=1, help="of every runtime")] = 2,
@@ -69,19 +52,32 @@ def compare(
 ) -> None:
     """Quantizes, proves, times and compares."""
     opened, rows = Store(store), list[Contender]()
+    models = list(dict.fromkeys(models or opened.models()))
+    if not models:
+        raise KilnError(f"there is no trained model in {opened.root}; run: make train-all export-all")
     with tempfile.TemporaryDirectory(prefix="modelkiln-peers-") as scratch, console.progress() as bar:
         task = bar.add_task("comparing", total=len(models) * (len(PEERS) + 1))
-        for model in models:
-            rows += _contest(opened, model, Path(scratch), python, threads, timeout, lambda: bar.advance(task))
-    catalog.write_atomic(out, _as_json(rows, threads))
+        for turn, model in enumerate(models, 1):
+            try:
+                rows += _contest(opened, model, Path(scratch), python, threads, timeout, lambda: bar.advance(task))
+            except KilnError as error:
+                rows += [Contender(model, peer, False, form, "", "", str(error)) for peer, (form, _) in PEERS.items()]
+            bar.update(task, completed=turn * (len(PEERS) + 1))
+            catalog.write_atomic(out, _as_json(rows, threads))
     console.out.print(table(rows))
     for model in models:
-        console.out.print(verdict([row for row in rows if row.model == model]), soft_wrap=True)
+        for line in verdicts([row for row in rows if row.model == model]):
+            console.out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _contest(
-    store: Store, model: str, scratch: Path, python: Path, threads: int, timeout: float, done: Any
+    store: Store, model: str, scratch: Path, python: Path, threads: int, timeout: float, done: Callable[[], None]
 ) -> list[Contender]:
+    """The rows of one model.
+
+    Raises:
+        KilnError: It is not in the store, has no fp32 ONNX to start from, or its data set is not what it was.
+    """
     import numpy as np
 
     from training import data
@@ -117,9 +113,10 @@ def _source(store: Store, model: str) -> Path:
 
 def _ours(store: Store, model: str) -> list[Contender]:
     cards = [card for card in store.variants(model) if card.status == "ok" and servable(card.variant)]
+    folders = [str(store.variant_dir(card.variant).resolve()) for card in cards]
     return [
-        Contender(model, c.variant.version, True, c.variant.format, str(store.variant_dir(c.variant).resolve()), c.file)
-        for c in cards
+        Contender(model, c.variant.version, True, c.variant.format, folder, c.file, validation_drop=c.validation_drop)
+        for c, folder in zip(cards, folders, strict=True)
     ]
 
 
@@ -130,7 +127,8 @@ def quantized(
     out.mkdir(parents=True)
     form, file = PEERS[peer]
     row = Contender(model, peer, False, form, str(out), file)
-    command = [str(python), str(QUANTIZE), peer, str(source), str(calibration), str(out)]
+    interpreter = python.absolute()  # it runs elsewhere; a link stays one, it is how an environment knows itself
+    command = [str(interpreter), str(QUANTIZE), peer, str(source), str(calibration), str(out)]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=out)
     except subprocess.TimeoutExpired:
@@ -150,8 +148,8 @@ def _proved(row: Contender, loaded: Any, threads: int) -> Contender:
     try:
         predict = plugin("export.formats", row.format).load(Path(row.folder, row.file), threads)
         answers = parity.in_batches(predict, loaded.x_test, 64, len(loaded.classes))
-    except KilnError as error:
-        return dataclasses.replace(row, reason=str(error))
+    except Exception as error:  # a foreign file may fail in any way
+        return dataclasses.replace(row, reason=str(error)[:300] or type(error).__name__)
     right = int((answers.argmax(1) == loaded.y_test).sum())
     files = [path for path in Path(row.folder).iterdir() if path.name != catalog.CARD]
     size = sum(path.stat().st_size for path in files)
@@ -159,7 +157,8 @@ def _proved(row: Contender, loaded: Any, threads: int) -> Contender:
 
 
 def _timed(rows: list[Contender], height: int, width: int, threads: int) -> list[Contender]:
-    """With times at batch 1 and 32: in every round all run once, there and back."""
+    """With times at batch 1 and 32, or why not: in every round all run once, there and back."""
+    failed: dict[str, str] = {}
     taken: dict[str, dict[int, list[float]]] = {row.name: {1: [], 32: []} for row in rows if not row.reason}
     for turn in range(ROUNDS):
         for row in rows if turn % 2 == 0 else reversed(rows):
@@ -167,57 +166,20 @@ def _timed(rows: list[Contender], height: int, width: int, threads: int) -> list
                 asked = Measure(row.folder, row.file, row.format, height, width, batch, threads)
                 reply = process.ask(asked, 600.0)
                 if reply.error:
-                    raise KilnError(f"{row.model} {row.name} cannot be timed: {reply.error}")
+                    failed[row.name] = f"cannot be timed: {reply.error}"
+                    del taken[row.name]
+                    break
                 times.append(reply.times_ms[str(batch)])
-    found = {name: {batch: statistics.median(t) for batch, t in at.items()} for name, at in taken.items()}
-    return [
-        dataclasses.replace(
-            row, p50_ms=round(found[row.name][1], 4), images_per_s=round(32_000 / found[row.name][32], 1)
-        )
-        if row.name in found
-        else row
-        for row in rows
-    ]
+    return [_with_times(row, taken.get(row.name), failed.get(row.name, "")) for row in rows]
 
 
-def verdict(rows: list[Contender]) -> str:
-    """In a sentence, whether our best is as accurate as the peers' best within `WITHIN` and as fast.
-
-    Best of the peers is their most accurate; ours is the fastest that is as accurate.
-    """
-    model = rows[0].model
-    theirs = [row for row in rows if not row.ours and not row.reason]
-    if not theirs:
-        return f"{model}: no peer made anything to compare with"
-    best = max(theirs, key=lambda row: (row.top1 or 0.0, -(row.p50_ms or 0.0)))
-    able = [row for row in rows if row.ours and not row.reason and (row.top1 or 0.0) >= (best.top1 or 0.0) - WITHIN]
-    if not able:
-        return f"{model}: no variant of ours is within {WITHIN} points of {best.name}'s {best.top1:.2f}%"
-    ours = min(able, key=lambda row: row.p50_ms or 0.0)
-    fastest = min(theirs, key=lambda row: row.p50_ms or 0.0)
-    ratio = (best.p50_ms or 0.0) / (ours.p50_ms or 1.0)
-    return (
-        f"{model}: ours is {ours.name} with {ours.top1:.2f}% in {ours.p50_ms:.4f} ms; most accurate of the peers is "
-        f"{best.name} with {best.top1:.2f}% in {best.p50_ms:.4f} ms ({ratio:.2f} times "
-        f"ours), fastest {fastest.name} with {fastest.top1:.2f}% in {fastest.p50_ms:.4f} ms"
-    )
-
-
-def table(rows: list[Contender]) -> rich.table.Table:
-    """One row a contender, failed ones too."""
-    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    shown.add_column("contender", no_wrap=True)
-    for name in ("top-1", "p50 ms, batch 1", "images/s, batch 32", "bytes"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    why = any(row.reason for row in rows)
-    if why:
-        shown.add_column("why", overflow="fold", min_width=20)
-    for row in rows:
-        figures = ["", "", "", ""]
-        if row.top1 is not None and row.p50_ms is not None:
-            figures = [f"{row.top1:.2f}%", f"{row.p50_ms:.4f}", f"{row.images_per_s:,.0f}", f"{row.size_bytes:,}"]
-        shown.add_row(f"{row.model}/{row.name}", *figures, *([rich.markup.escape(row.reason)] if why else []))
-    return shown
+def _with_times(row: Contender, taken: dict[int, list[float]] | None, failed: str) -> Contender:
+    if failed:
+        return dataclasses.replace(row, reason=failed, top1=None, size_bytes=None)
+    if taken is None:
+        return row
+    single, batch = (statistics.median(times) for times in taken.values())
+    return dataclasses.replace(row, p50_ms=round(single, 4), images_per_s=round(32_000 / batch, 1))
 
 
 def _as_json(rows: list[Contender], threads: int) -> str:

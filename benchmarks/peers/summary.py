@@ -14,7 +14,7 @@ import typer
 
 import catalog
 import console
-from benchmarks.peers import export, serving, standings
+from benchmarks.peers import exported, serving, standings
 from catalog import KilnError
 
 app = console.app("One summary of the comparisons with peers.")
@@ -38,16 +38,15 @@ def summarize(
 
 
 def _export(reports: Path) -> list[str]:
-    """A verdict for each model: our best variant against what Olive and NNCF made of the same float model."""
+    """For each model: our int8 against what Olive and NNCF made of the same float model, and the best of ours."""
     found = _read(reports / "peers-export.json", "make peers-export")
     try:
-        rows = [export.Contender(folder="", file="", **row) for row in found["rows"]]
+        rows = [exported.Contender(folder="", file="", **row) for row in found["rows"]]
     except (KeyError, TypeError) as error:
         raise KilnError(f"{reports / 'peers-export.json'} is of another version; run: make peers-export") from error
     models = list(dict.fromkeys(row.model for row in rows))
-    verdicts = [export.verdict([row for row in rows if row.model == model]) for model in models]
-    failed = [f"{row.model}/{row.name}: no figures, because {row.reason}" for row in rows if row.reason]
-    return [f"measured {found.get('created')}", *verdicts, *failed]
+    told = [line for model in models for line in exported.verdicts([row for row in rows if row.model == model])]
+    return [f"measured {found.get('created')}", *told]
 
 
 def _serving(reports: Path) -> list[str]:

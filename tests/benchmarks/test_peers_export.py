@@ -1,17 +1,23 @@
-"""The comparison with Olive and NNCF: what keeps its row and why, and the verdict."""
+"""The comparison with Olive and NNCF: what keeps its row and why, and the verdicts."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.peers import export as peers
-from benchmarks.peers.export import Contender
+from benchmarks.peers import exported
+from benchmarks.peers.exported import Contender
+from catalog import KilnError, Store, Variant
+from tests.benchmarks.conftest import write_model, write_variant
 
 OURS = Contender("m", "onnx-int8", True, "onnx", "", "", "", 80.0, 10, 1.0, 1000.0)
 THEIRS = dataclasses.replace(OURS, name="olive", ours=False, top1=80.05, p50_ms=1.5)
@@ -44,16 +50,71 @@ def test_a_missing_interpreter_and_a_slow_peer_keep_their_rows(
     assert row.reason == "took longer than 60 s"
 
 
-def test_the_verdict_compares_with_the_most_accurate_peer() -> None:
-    fast = dataclasses.replace(THEIRS, name="nncf-openvino", top1=70.0, p50_ms=0.5)
-    broken = dataclasses.replace(THEIRS, name="nncf-onnx", reason="it fell over", top1=None, p50_ms=None)
-    told = peers.verdict([OURS, THEIRS, fast, broken])
-    assert "ours is onnx-int8 with 80.00% in 1.0000 ms" in told and "olive with 80.05%" in told
-    assert "1.50 times ours" in told and "fastest nncf-openvino with 70.00%" in told
-    assert "no variant of ours is within 0.1" in peers.verdict([dataclasses.replace(OURS, top1=79.9), THEIRS])
-    assert "nothing to compare" in peers.verdict([OURS, broken]) or "no peer" in peers.verdict([OURS, broken])
+def test_the_interpreter_may_be_named_relative_to_where_the_command_runs(calibration: Path, tmp_path: Path) -> None:
+    here = Path(os.path.relpath(sys.executable))
+    row = peers.quantized("olive", "m", tmp_path / "m.onnx", calibration, tmp_path / "olive", here, 60)
+    assert row.reason and "cannot be run" not in row.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("olive", {}, "we lose in nothing"),
+        ("olive", {"p50_ms": 0.8, "top1": 79.95}, "we lose in latency"),
+        ("olive", {"p50_ms": 0.8, "images_per_s": 2000.0}, "we lose in latency and throughput"),
+        ("olive", {"p50_ms": 0.97, "images_per_s": 1030.0}, "we lose in nothing"),
+        ("olive", {"top1": 80.5}, "we lose in accuracy"),
+        ("olive", {"p50_ms": 0.8, "top1": 70.0}, "its latency is better, but it is 10.00 points less accurate"),
+        ("nncf-openvino", {"format": "openvino"}, "nothing of ours to hold against it; run: python -m export m "),
+        ("olive", {"reason": "it fell over"}, "m: olive: no figures, because it fell over"),
+    ],
+)
+def test_a_peer_is_held_against_what_was_made_as_it_was(name: str, change: dict[str, Any], said: str) -> None:
+    fastest = dataclasses.replace(OURS, name="litert-int8", format="litert", p50_ms=0.1)  # another runtime: not alike
+    (told, *rest) = exported.verdicts([OURS, fastest, dataclasses.replace(THEIRS, name=name, **change)])
+    assert said in told and ("we lose in" not in said or told.endswith(said)) and not rest
+
+
+def test_ours_that_failed_is_a_loss() -> None:
+    broken = dataclasses.replace(OURS, reason="it crashed", top1=None, p50_ms=None)
+    told = exported.verdicts([broken, THEIRS])
+    assert told[0].endswith("we lose, ours failed")
+    assert told[1] == "m: onnx-int8 of ours: no figures, because it crashed"
+
+
+def test_the_best_of_ours_is_chosen_on_images_held_out_of_training() -> None:
+    kept = dataclasses.replace(OURS, validation_drop=0.2)
+    lucky = dataclasses.replace(OURS, name="litert-int8", format="litert", p50_ms=0.1, top1=81.0, validation_drop=0.9)
+    unknown = dataclasses.replace(lucky, name="litert-fp16", validation_drop=None)
+    assert exported.best_of_ours([kept, lucky, unknown, THEIRS]) == kept
+    assert exported.verdicts([kept, lucky, THEIRS])[-1].startswith("m: best of ours, the fastest within 0.5 points")
+    assert exported.best_of_ours([lucky, THEIRS]) is None
 
 
 def test_every_contender_has_a_row() -> None:
     broken = dataclasses.replace(THEIRS, reason="it fell over", top1=None, p50_ms=None)
-    assert peers.table([OURS, broken]).row_count == 2
+    assert exported.table([OURS, broken]).row_count == 2
+    assert exported.table([dataclasses.replace(OURS, validation_drop=0.0), broken]).row_count == 3
+
+
+def test_a_model_that_cannot_be_compared_costs_only_its_own_rows(digits: Any, tmp_path: Path) -> None:
+    store, out = Store(tmp_path / "store"), tmp_path / "peers-export.json"
+    write_model(store, digits)
+    write_variant(store, digits, Variant("tiny", "onnx"), b"this is no ONNX file")
+    peers.compare(Path(sys.executable), ["missing", "tiny"], store.root, out, 1, 60)
+    rows = {f"{row['model']}/{row['name']}": row["reason"] for row in json.loads(out.read_text())["rows"]}
+    assert "no trained model 'missing'" in rows["missing/olive"]
+    assert "not an ONNX file" in rows["tiny/onnx-fp32"] and "is not installed" in rows["tiny/olive"]
+    assert len(rows) == 7
+
+
+def test_what_cannot_be_timed_keeps_its_row(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"this is no ONNX file")
+    row = dataclasses.replace(OURS, folder=str(tmp_path), file="model.onnx", p50_ms=None, images_per_s=None)
+    (timed,) = peers._timed([row], 8, 8, 1)
+    assert timed.reason.startswith("cannot be timed: ") and timed.top1 is None
+
+
+def test_without_names_all_of_the_store_take_part(tmp_path: Path) -> None:
+    with pytest.raises(KilnError, match=r"no trained model in .*; run: make train-all export-all"):
+        peers.compare(Path(sys.executable), None, tmp_path)

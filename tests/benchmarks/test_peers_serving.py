@@ -222,16 +222,16 @@ def test_what_peers_share_needs_only_what_their_environments_have() -> None:
 def test_the_summary_tells_each_part_or_how_to_run_it(tmp_path: Path) -> None:
     speed = {"start_up_s": 3.0, "lenet": {"ours": 900.0, "bare": 1000.0, "ratios": [0.9, 0.91, 0.89]}}
     (tmp_path / "training-speed.json").write_text(json.dumps(speed))
-    rows = [
-        {"model": "lenet", "name": "onnx-int8", "ours": True, "format": "onnx", "top1": 74.6, "p50_ms": 0.05},
-        {"model": "lenet", "name": "olive", "ours": False, "format": "onnx", "top1": 74.5, "p50_ms": 0.06},
+    figures = {"p50_ms": 0.05, "images_per_s": 20_000.0, "size_bytes": 80_000}
+    rows: list[dict[str, Any]] = [
+        {"model": "lenet", "name": "onnx-int8", "ours": True, "format": "onnx", **figures, "top1": 74.6},
+        {"model": "lenet", "name": "olive", "ours": False, "format": "onnx", **figures, "top1": 74.8},
         {"model": "lenet", "name": "nncf-onnx", "ours": False, "format": "onnx", "reason": "it fell over"},
     ]
     (tmp_path / "peers-export.json").write_text(json.dumps({"threads": 2, "rows": rows}))
     summary.summarize(tmp_path)
     text = (tmp_path / "peers.md").read_text()
-    assert (
-        "lenet: ours is onnx-int8 with 74.60%" in text and "lenet/nncf-onnx: no figures, because it fell over" in text
-    )
+    assert "lenet: olive 74.80%, 0.0500 ms, 20,000 images/s; our onnx-int8 74.60%" in text
+    assert "images/s: we lose in accuracy\n" in text and "lenet: nncf-onnx: no figures, because it fell over" in text
     assert "peers-serving.json cannot be read" in text and "run: make peers-serving" in text
     assert "lenet: we lose: 900 images/s against 1,000 of a bare fit (0.900 times" in text

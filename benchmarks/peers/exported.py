@@ -1,0 +1,103 @@
+"""The rows of `benchmarks.peers.export`, and what they say: like against like, where we lose, and the best of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import rich.box
+import rich.table
+
+from benchmarks.judging.compare import BUDGET_POINTS
+from benchmarks.judging.speed import FASTER
+
+LIKE = {"onnx": "onnx-int8", "openvino": "openvino-int8"}  # by a peer's format, what of ours was made as it was
+WITHIN = 0.1  # points of top-1 that count as equally accurate
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row: a file of ours or a peer's; a failed one has a reason and no figures. Times are medians over rounds."""
+
+    model: str
+    name: str
+    ours: bool
+    format: str
+    folder: str
+    file: str
+    reason: str = ""
+    top1: float | None = None  # percent of the test split
+    size_bytes: int | None = None
+    p50_ms: float | None = None  # batch 1
+    images_per_s: float | None = None  # batch 32
+    validation_drop: float | None = None  # of ours: points lost on the images held out of training
+
+    @property
+    def measured(self) -> bool:
+        """Whether it has figures."""
+        return not self.reason and None not in (self.top1, self.p50_ms, self.images_per_s)
+
+    def __str__(self) -> str:
+        assert self.top1 is not None and self.p50_ms is not None and self.images_per_s is not None
+        return f"{self.name} {self.top1:.2f}%, {self.p50_ms:.4f} ms, {self.images_per_s:,.0f} images/s"
+
+
+def verdicts(rows: list[Contender]) -> list[str]:
+    """Of one model's rows: a sentence for each peer, held against what of ours was made alike, and the best of ours."""
+    model, ours = rows[0].model, {row.name: row for row in rows if row.ours}
+    told = [_against(ours.get(LIKE[row.format]), row) for row in rows if not row.ours]
+    told += [f"{row.name} of ours: no figures, because {row.reason}" for row in ours.values() if row.reason]
+    if best := best_of_ours(rows):
+        told.append(f"best of ours, the fastest within {BUDGET_POINTS:g} points on images held out of training: {best}")
+    return [f"{model}: {sentence}" for sentence in told]
+
+
+def best_of_ours(rows: list[Contender]) -> Contender | None:
+    """The fastest of ours, of any format, that the images held out of training say is within the budget."""
+    judged = [row for row in rows if row.ours and row.measured and row.validation_drop is not None]
+    able = [row for row in judged if (row.validation_drop or 0.0) <= BUDGET_POINTS]
+    return min(able, key=lambda row: row.p50_ms or 0.0, default=None)
+
+
+def _against(ours: Contender | None, peer: Contender) -> str:
+    if not peer.measured:
+        return f"{peer.name}: no figures, because {peer.reason}"
+    if ours is None:
+        how = f"python -m export {peer.model} --formats {peer.format} --precisions int8"
+        return f"{peer}: nothing of ours to hold against it; run: {how}"
+    if not ours.measured:
+        return f"{peer}: we lose, ours failed"
+    gap = (peer.top1 or 0.0) - (ours.top1 or 0.0)
+    faster = _faster(ours, peer)
+    lost = (["accuracy"] if gap > WITHIN else []) + (faster if gap >= -WITHIN else [])
+    if lost:
+        end = f"we lose in {' and '.join(lost)}"
+    elif faster:
+        end = f"we lose in nothing: its {' and '.join(faster)} is better, but it is {-gap:.2f} points less accurate"
+    else:
+        end = "we lose in nothing"
+    return f"{peer}; our {ours}: {end}"
+
+
+def _faster(ours: Contender, peer: Contender) -> list[str]:
+    """In what a peer is faster by more than what counts as the same."""
+    assert ours.p50_ms and ours.images_per_s and peer.p50_ms and peer.images_per_s
+    ratios = {"latency": ours.p50_ms / peer.p50_ms, "throughput": peer.images_per_s / ours.images_per_s}
+    return [name for name, ratio in ratios.items() if ratio >= FASTER]
+
+
+def table(rows: list[Contender]) -> rich.table.Table:
+    """One row a contender, failed ones too (the verdicts say why); the best of ours once more below its model's."""
+    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown.add_column("contender", no_wrap=True)
+    for name in ("top-1", "p50 ms, batch 1", "images/s, batch 32", "bytes"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for model in dict.fromkeys(row.model for row in rows):
+        of_model = [row for row in rows if row.model == model]
+        best = best_of_ours(of_model)
+        named = [(row.name, row) for row in of_model]
+        for name, row in [*named, *([(f"best of ours: {best.name}", best)] if best else [])]:
+            figures = ["failed", "", "", ""]
+            if row.measured:
+                figures = [f"{row.top1:.2f}%", f"{row.p50_ms:.4f}", f"{row.images_per_s:,.0f}", f"{row.size_bytes:,}"]
+            shown.add_row(f"{model}/{name}", *figures)
+    return shown
