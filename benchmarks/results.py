@@ -185,6 +185,7 @@ class Detail:
     server_rate: float | None = None  # images/s of Poisson arrivals held with p99 under the limit; 0: none was
     server_p99_ms: float | None = None  # at that rate
     server_batch: float | None = None  # images that were taken together, on average, at that rate
+    server_trials: list[list[float]] = field(default_factory=list)  # rate and p99 in ms of every trial, in order
     energy_mj: dict[str, float] = field(default_factory=dict)  # an image, Offline, by meter
     process_threads: int | None = None  # of the whole process once the variant was loaded
     affinity: list[int] = field(default_factory=list)  # of that process

@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Server:
-    """What came of the Server scenario; `trials` are the rates tried with the p99 they had, in order."""
+    """What came of the Server scenario; `trials` are the rates tried with the p99 in ms they had, in order."""
 
     rate: float
     p99_ms: float | None

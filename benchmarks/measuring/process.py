@@ -140,7 +140,10 @@ def read(raw: dict[str, Any], position: int, seconds: float) -> Ran:
 
 
 def merged(row: Measurement, runs: list[Ran]) -> tuple[Measurement, Detail]:
-    """The row and how it came about: medians over the passes, memory and Server of the first."""
+    """The row and how it came about: medians over the passes, memory and Server of the first.
+
+    The load held there is told as no more than the median Offline throughput, which that pass may have exceeded.
+    """
     first, passes = runs[0], [ran.figures for ran in runs]
     rates = {
         batch: _median([p.images_per_s_at[batch] for p in passes if batch in p.images_per_s_at])
@@ -173,9 +176,10 @@ def merged(row: Measurement, runs: list[Ran]) -> tuple[Measurement, Detail]:
         overhead_us=max(ran.overhead_us for ran in runs),
         rss_before_bytes=first.outcome.rss_before_bytes,
         passes=passes,
-        server_rate=server.rate if server else None,
+        server_rate=min(server.rate, rates[best]) if server else None,
         server_p99_ms=server.p99_ms if server else None,
         server_batch=server.batch if server else None,
+        server_trials=server.trials if server else [],
         energy_mj=first.outcome.energy_mj,
         process_threads=first.outcome.process_threads,
         affinity=first.outcome.affinity,

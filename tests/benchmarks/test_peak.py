@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.judging.bound import bound
 from benchmarks.machine import stolen_percent, ticks
-from benchmarks.measuring import energy, roofline, server, work
+from benchmarks.measuring import energy, roofline, work
 from benchmarks.measuring.bench_latency import worth_trying
 from benchmarks.measuring.kernel import Kernel
 from benchmarks.results import Detail, Results, Roofline, Settings, Work
@@ -156,27 +156,6 @@ def test_stolen_time() -> None:
     assert stolen_percent(before, after) == 10.0
     assert stolen_percent([], []) is None and stolen_percent(before, before) is None
     assert ticks(Path("/nowhere")) == []
-
-
-def test_the_load_held_is_below_what_the_variant_can_and_above_none() -> None:
-    def run(first: int, size: int) -> None:
-        end = time.perf_counter() + 0.001 * size
-        while time.perf_counter() < end:
-            pass
-
-    found = server.search(run, 1000.0, 4, 50.0, 0.05)
-    assert 100 < found.rate <= 950 and found.p99_ms and found.p99_ms <= 50 and found.batch and found.batch >= 1
-    assert len(found.trials) <= 1 + server.STEPS
-    hopeless = server.search(run, 1000.0, 4, 0.5, 0.05)
-    assert (hopeless.rate, hopeless.p99_ms) == (0.0, None) and len(hopeless.trials) == 1 + server.STEPS
-
-
-def test_latencies_count_the_wait_of_an_open_loop() -> None:
-    sizes: list[int] = []
-    found = server.latencies(lambda first, size: time.sleep(0.02), 200.0, 40, 8, 0, batches=sizes)
-    assert len(found) == 40 == sum(sizes) and set(sizes) <= {1, 2, 4, 8} and max(sizes) > 1
-    assert found.min() >= 0.02 and np.median(found) > 0.02
-    assert len(server.latencies(lambda first, size: time.sleep(0.05), 1000.0, 100, 1, 0, patience_s=0.1)) < 10
 
 
 def test_more_variants_get_less_time_each() -> None:
