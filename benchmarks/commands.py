@@ -73,11 +73,11 @@ def compare(
     ] = None,
     results_file: Annotated[Path, typer.Option("--results", help="The new run.")] = REPORTS,
 ) -> None:
-    """Fails where a variant became slower than a saved run by more than noise, in calibration kernels."""
+    """Fails where a variant became slower than a saved run by more than noise, or can no longer be measured."""
     saved = against or results.newest(ROOT / "results")
-    changes = regress.compared(results.read(saved), results.read(results_file))
+    found = regress.compared(results.read(saved), results.read(results_file))
     table = rich.table.Table("variant, figure", "then ms", "now ms", "ratio", "least", "most", "", box=None)
-    for change in changes:
+    for change in found.changes:
         word = "slower" if change.regressed else "faster" if change.improved else "within noise"
         ratios = [words.times(value) for value in (change.ratio, change.least, change.most)]
         table.add_row(
@@ -85,9 +85,13 @@ def compare(
             *(words.digits(change.before_ms), words.digits(change.after_ms), *ratios, word),
         )
     console.out.print(table)
-    worse = [f"{change.name} ({change.figure}, {words.times(change.ratio)})" for change in changes if change.regressed]
-    if worse:
-        raise KilnError(f"slower than {saved} beyond noise: {', '.join(worse)}")
+    if found.missing:
+        _say(f"not measured now: {', '.join(found.missing)}")
+    worse = [f"{one.name} ({one.figure}, {words.times(one.ratio)})" for one in found.changes if one.regressed]
+    told = [f"slower than {saved} beyond noise: {', '.join(worse)}"] if worse else []
+    told += [f"{name} was measured then and failed now: {reason}" for name, reason in found.failed.items()]
+    if told:
+        raise KilnError("; ".join(told))
 
 
 def schema(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -41,39 +42,77 @@ def changed(run: Results, factor: float, kernel: float = 1.0, name: str = "") ->
     return dataclasses.replace(run, details=details, rows=rows)
 
 
+def with_passes(run: Results, wanted: Sequence[int]) -> Results:
+    """The run as if only these passes had been made."""
+    details = {k: dataclasses.replace(d, passes=[d.passes[i] for i in wanted]) for k, d in run.details.items()}
+    return dataclasses.replace(run, details=details)
+
+
+@pytest.fixture(scope="module")
+def committed() -> Results:
+    """A run on a machine with neighbours: passes of one variant differ by a sixth, some by half."""
+    return results.read(results.newest(ROOT / "results"))
+
+
 def test_a_slower_machine_is_no_regression(golden: Results) -> None:
-    changes = regress.compared(golden, changed(golden, 1.0, kernel=3.0))
+    changes = regress.compared(golden, changed(golden, 1.0, kernel=3.0)).changes
     assert len(changes) == 2 * len(golden.details)
     assert all(change.ratio == pytest.approx(1) and not change.regressed and not change.improved for change in changes)
 
 
 def test_a_slower_variant_is_one(golden: Results) -> None:
-    changes = regress.compared(golden, changed(golden, 1.2, kernel=0.5, name=NAME))
+    changes = regress.compared(golden, changed(golden, 1.2, kernel=0.5, name=NAME)).changes
     assert {(change.name, change.figure) for change in changes if change.regressed} == {
         (NAME, "p50"),
         (NAME, "Offline"),
     }
-    faster = regress.compared(golden, changed(golden, 1 / 1.2, name=NAME))
+    faster = regress.compared(golden, changed(golden, 1 / 1.2, name=NAME)).changes
     assert {change.name for change in faster if change.improved} == {NAME} and not any(c.regressed for c in faster)
 
 
-def test_noise_is_none(golden: Results) -> None:
-    """The best pass of now has to be slower than the worst of then."""
+def test_a_variant_whose_passes_lie_far_apart_has_noise_of_its_own(golden: Results) -> None:
     slower = changed(golden, 1.2)
     detail = slower.details[NAME]
     noisy = dataclasses.replace(detail, passes=[*detail.passes[:2], golden.details[NAME].passes[2]])
-    found = regress.compared(golden, dataclasses.replace(slower, details={**slower.details, NAME: noisy}))
-    assert not any(change.regressed for change in found if change.name == NAME)
-    assert all(change.regressed for change in found if change.name != NAME)
+    found = regress.compared(golden, dataclasses.replace(slower, details={**slower.details, NAME: noisy})).changes
+    own, others = ([c for c in found if (c.name == NAME) == mine] for mine in (True, False))
+    assert all(change.regressed for change in others)
+    assert min(c.most / c.least for c in own) > 1.1 * max(c.most / c.least for c in others)
 
 
-def test_one_pass_alone_is_judged_more_mildly(golden: Results) -> None:
-    def first(run: Results) -> Results:
-        details = {k: dataclasses.replace(d, passes=d.passes[:1]) for k, d in run.details.items()}
-        return dataclasses.replace(run, details=details)
+@pytest.mark.parametrize("then", [(0, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize("now", [(0, 1), (0, 2), (1, 2), (2, 0, 1)])
+def test_noise_of_a_real_run_is_no_regression(committed: Results, then: Sequence[int], now: Sequence[int]) -> None:
+    """Any two passes against any others of the same run, and the run against itself."""
+    changes = regress.compared(with_passes(committed, then), with_passes(committed, now)).changes
+    assert len(changes) == 2 * len(committed.details) and not any(c.regressed or c.improved for c in changes)
 
-    assert not any(c.regressed for c in regress.compared(first(golden), first(changed(golden, 1.2))))
-    assert all(c.regressed for c in regress.compared(first(golden), first(changed(golden, 1.3))))
+
+def test_in_that_noise_a_slowdown_of_half_is_found(committed: Results) -> None:
+    """When everything is slower, in both figures; when one variant alone is, in p50: Offline's noise is larger."""
+    everything = regress.compared(committed, changed(committed, 1.5)).changes
+    assert sum(change.regressed for change in everything) > 0.85 * len(everything)
+    alone = [regress.compared(committed, changed(committed, 1.5, name=name)).changes for name in committed.details]
+    found = [{change.name for change in changes if change.regressed} for changes in alone]
+    assert all(names <= {name} for names, name in zip(found, committed.details, strict=True))
+    assert sum(map(bool, found)) > 0.75 * len(found)
+
+
+def test_one_pass_alone_is_not_judged(golden: Results) -> None:
+    with pytest.raises(KilnError, match=r"measured in one pass.*measure again without --quick"):
+        regress.compared(golden, with_passes(golden, [0]))
+
+
+def test_a_variant_that_fails_now_is_a_regression_and_one_not_tried_is_told(golden: Results) -> None:
+    details = {name: detail for name, detail in golden.details.items() if name != NAME}
+    rows = [row for row in golden.rows if str(row.variant) != NAME]
+    gone = dataclasses.replace(golden, details=details, rows=rows)
+    assert regress.compared(golden, gone).missing == [NAME]
+    row = next(row for row in golden.rows if str(row.variant) == NAME)
+    crashed = dataclasses.replace(row, status="failed", reason="its process died")
+    found = regress.compared(golden, dataclasses.replace(gone, rows=[*rows, crashed]))
+    assert found.failed == {NAME: "its process died"} and not found.missing
+    assert not regress.compared(gone, golden).failed and not regress.compared(gone, golden).missing
 
 
 def test_runs_that_cannot_be_compared_say_why(golden: Results) -> None:
@@ -92,6 +131,14 @@ def test_the_command_fails_on_a_regression_alone(golden: Results, benchmarks_com
     worse = benchmarks_command("compare", "--against", tmp_path / "then.json", "--results", tmp_path / "now.json")
     assert worse.returncode == 1 and f"{NAME} (p50, 1.30×)" in worse.stderr and "lenet/" not in worse.stderr
     assert f"{NAME}, p50" in worse.stdout
+    rows = [
+        dataclasses.replace(row, status="failed", reason="no memory") if str(row.variant) == NAME else row
+        for row in golden.rows
+    ]
+    left = {name: detail for name, detail in golden.details.items() if name != NAME}
+    dataclasses.replace(golden, rows=rows, details=left).write(tmp_path / "failed.json")
+    failed = benchmarks_command("compare", "--against", tmp_path / "then.json", "--results", tmp_path / "failed.json")
+    assert failed.returncode == 1 and f"{NAME} was measured then and failed now: no memory" in failed.stderr
     better = benchmarks_command("compare", "--against", tmp_path / "now.json", "--results", tmp_path / "then.json")
     assert better.returncode == 0 and "faster" in better.stdout
 
