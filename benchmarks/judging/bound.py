@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from benchmarks.results import Detail, Roofline
 from catalog import Measurement
@@ -44,6 +47,6 @@ def bound(row: Measurement, detail: Detail, peak: Roofline | None, offline: bool
 
 
 def _copy_rate(peak: Roofline, working_set: float) -> float:
-    """Bytes a second at the smallest measured working set that holds this one; memory's beyond them all."""
+    """Bytes a second at a working set in bytes, between the measured ones by the logarithm of the size."""
     sizes = sorted((int(size), rate) for size, rate in peak.copy_bytes_per_s.items())
-    return next((rate for size, rate in sizes if size >= working_set), sizes[-1][1])
+    return float(np.interp(math.log(working_set), [math.log(size) for size, _ in sizes], [rate for _, rate in sizes]))

@@ -22,7 +22,7 @@ from benchmarks.results import Roofline
 from catalog import ROOT, KilnError, from_json, to_json, write_atomic
 
 SIDE = 1024  # of the square matrices: 1.07 G multiply-accumulates
-SETS = (512 << 10, 4 << 20, 32 << 20, 256 << 20)  # bytes that a copy touches: second level, third level, memory
+SETS = (512 << 10, 4 << 20, 8 << 20, 16 << 20, 32 << 20, 256 << 20)  # bytes a copy touches: from caches to memory
 
 
 def measured(threads: int, environment: dict[str, str], folder: Path, seconds: float = 0.4) -> Roofline:

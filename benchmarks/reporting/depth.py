@@ -84,7 +84,7 @@ def method(results: Results) -> list[str]:
         how = results.roofline.how
         kinds = ", ".join(f"{kind} by {how[kind]}" for kind in ("fp32", "int8") if kind in how)
         said.append(
-            f"The peak was measured in the run with its threads ({kinds}; copies of four sizes). A variant is bound by "
+            f"The peak was measured in the run with its threads ({kinds}; copies of several sizes). A variant is bound by "
             "compute or memory where its arithmetic or its traffic (weights once a batch, activations written and read "
             "once) would take half of its time at that peak; else by overhead: calls, layout changes, operators that "
             "multiply nothing. Multiply-accumulates are those of the float graph."

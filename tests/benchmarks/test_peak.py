@@ -18,7 +18,7 @@ from benchmarks.measuring.kernel import Kernel
 from benchmarks.results import Detail, Results, Roofline, Settings, Work
 from catalog import Measurement, Store, Variant
 
-PEAK = Roofline(1e11, 4e11, {"1000000": 1e11, "100000000": 1e10}, {}, 1.0)
+PEAK = Roofline(1e11, 4e11, {"1000000": 1e11, "4000000": 1e10}, {}, 1.0)
 
 
 def measured(precision: str, macs: int, weights: int, activations: int, p50_ms: float) -> tuple[Measurement, Detail]:
@@ -34,6 +34,7 @@ def measured(precision: str, macs: int, weights: int, activations: int, p50_ms: 
         ("int8", 80_000_000, 1000, 1000, "overhead", 0.2, 0.00003),
         ("fp32", 1_000_000, 2_000_000, 10, "memory", 0.01, 0.8),  # 8 MB: beyond the cache of 1 MB
         ("fp32", 1_000_000, 200_000, 10, "overhead", 0.01, 0.008),  # 0.8 MB, ten times as fast
+        ("fp32", 1_000_000, 500_000, 10, "overhead", 0.01, 0.036),  # 2 MB: half way, by the logarithm
     ],
 )
 def test_one_by_one(
