@@ -198,6 +198,17 @@ class Detail:
     reused: bool = False  # predictions of the same file on the same images, kept from an earlier run
     work: Work | None = None
     tax: Tax | None = None
+    tax_reason: str = ""  # why there is none, where the service was asked for one
+
+    @property
+    def package_mj(self) -> float | None:
+        """Millijoules an image of the processors' packages together; None where no such meter can be read.
+
+        Other meters tell of something else: a board's of what a run on the CPU leaves idle, RAPL's psys of the whole
+        machine, packages included.
+        """
+        packages = [mj for meter, mj in self.energy_mj.items() if meter.startswith("rapl package-")]
+        return round(sum(packages), 6) if packages else None
 
 
 @dataclass(frozen=True)
@@ -222,7 +233,7 @@ class Results:
     details: dict[str, Detail]  # by "model/version"
     roofline: Roofline | None = None
     steal_percent: float | None = None  # of the run's processor time, taken by other guests of the host
-    http_reason: str = ""  # why there is no serving tax, where it was asked for
+    http_reason: str = ""  # why there is no serving tax at all, where it was asked for
     orders: list[list[str]] = field(default_factory=list)  # of every pass
 
     def write(self, path: Path) -> None:

@@ -23,23 +23,33 @@ from catalog import KilnError, Store, Variant, plugin
 
 STAGES = ("decode", "queue", "compute")
 WARM = 30  # requests that are not counted
+BAD = (KilnError, OSError, http.client.HTTPException)  # what a service that fails or answers wrongly ends in
 LONGEST = 4.0  # seconds of one variant's requests, however few they then are
 
 
 def measured(found: Results, store: Store) -> Results:
-    """The results with the tax of every variant that can be served, or with the reason why there is none."""
+    """The results with the tax of every variant that can be served, or with the reason why one or all have none."""
     names = [row.variant for row in found.rows if row.status == "ok" and row.p50_ms and _servable(row.variant)]
     random.Random(found.seed).shuffle(names)
-    taxes: dict[str, Tax] = {}
+    details = dict(found.details)
     try:
         with _service(store, found.threads) as port:
             for variant in names:
-                taxes[str(variant)] = ask(port, variant, image(store, variant.model), found.settings.http_requests)
-    except (KilnError, OSError, http.client.HTTPException) as error:
-        reason = " ".join(str(error).split()).replace(str(store.root.resolve()), "the store")[:300]
-        found = dataclasses.replace(found, http_reason=reason or type(error).__name__)
-    details = {name: dataclasses.replace(d, tax=taxes.get(name)) for name, d in found.details.items()}
+                name = str(variant)
+                try:
+                    tax = ask(port, variant, image(store, variant.model), found.settings.http_requests)
+                    details[name] = dataclasses.replace(details[name], tax=tax)
+                except BAD as error:
+                    details[name] = dataclasses.replace(details[name], tax_reason=_line(error, store))
+    except BAD as error:
+        found = dataclasses.replace(found, http_reason=_line(error, store))
     return dataclasses.replace(found, details=details)
+
+
+def _line(error: Exception, store: Store) -> str:
+    """What went wrong, in one line without the folders of this machine."""
+    line = " ".join(str(error).split()).replace(str(store.root.resolve()), "the store")[:300]
+    return line or type(error).__name__
 
 
 def _servable(variant: Variant) -> bool:
@@ -68,7 +78,7 @@ def ask(port: int, variant: Variant, png: bytes, requests: int) -> Tax:
     """Medians over so many uploads of `png` on one connection.
 
     Raises:
-        KilnError: An answer was not 200.
+        KilnError: An answer was not 200, or does not say what took how long.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     path, seen = f"/predict?model={variant.model}&version={variant.version}", []
@@ -89,8 +99,11 @@ def ask(port: int, variant: Variant, png: bytes, requests: int) -> Tax:
     finally:
         connection.close()
     counted = seen[WARM:] or seen[len(seen) // 2 :]
-    told = [json.loads(body)["milliseconds"] for _, body in counted]
-    stages = {stage: statistics.median(one[stage] for one in told) for stage in STAGES}
+    try:
+        told = [json.loads(body)["milliseconds"] for _, body in counted]
+        stages = {stage: statistics.median(one[stage] for one in told) for stage in STAGES}
+    except (ValueError, KeyError, TypeError) as error:
+        raise KilnError(f"the service did not say how long {variant} took: {counted[0][1][:200]!r}") from error
     handling = statistics.median(one["total"] - sum(one[stage] for stage in STAGES) for one in told)
     transport = statistics.median(ms - one["total"] for (ms, _), one in zip(counted, told, strict=True))
     return Tax(

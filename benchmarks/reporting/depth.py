@@ -17,7 +17,7 @@ def context(results: Results, groups: list[Group]) -> dict[str, Any]:
     details = results.details.values()
     return {
         "served": any(detail.server_rate is not None for detail in details),
-        "energy": any(detail.energy_mj for detail in details),
+        "energy": any(detail.package_mj is not None for detail in details),
         "taxed": any(detail.tax for detail in details),
         "roof": peak_sentence(results),
         "corruptions": [name for name in CORRUPTIONS if any(name in detail.robust_top1 for detail in details)],
@@ -80,14 +80,15 @@ def method(results: Results) -> list[str]:
         )
     if results.http_reason:
         said.append(f"The serving tax could not be measured: {results.http_reason}.")
+    said += [f"No serving tax of {name}: {d.tax_reason}." for name, d in results.details.items() if d.tax_reason]
     if results.roofline is not None:
         how = results.roofline.how
         kinds = ", ".join(f"{kind} by {how[kind]}" for kind in ("fp32", "int8") if kind in how)
         said.append(
-            f"The peak was measured in the run with its threads ({kinds}; copies of several sizes). A variant is bound by "
-            "compute or memory where its arithmetic or its traffic (weights once a batch, activations written and read "
-            "once) would take half of its time at that peak; else by overhead: calls, layout changes, operators that "
-            "multiply nothing. Multiply-accumulates are those of the float graph."
+            f"The peak was measured in the run with its threads ({kinds}; copies of several sizes). A variant is bound "
+            "by compute or memory where its arithmetic or its traffic (weights once a batch, activations written and "
+            "read once) would take half of its time at that peak; else by overhead: calls, layout changes, operators "
+            "that multiply nothing. Multiply-accumulates are those of the float graph."
         )
     if any(detail.robust_top1 for detail in details):
         said.append(

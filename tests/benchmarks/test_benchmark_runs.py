@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from benchmarks import machine
 from benchmarks.measuring import process, tax
 from benchmarks.measuring.job import Job
 from benchmarks.measuring.measure import Run
+from benchmarks.reporting.depth import method
 from benchmarks.results import Results, Settings, read
-from catalog import KilnError, Store
+from catalog import KilnError, Store, Variant
 
 Ran = tuple[Path, "subprocess.CompletedProcess[str]"]
 MEASURED = ["onnx-fp32", "onnx-int8"]
@@ -149,8 +150,9 @@ def test_answers_are_taken_from_an_earlier_run(run_folder: Ran, tiny_store: Stor
     assert len(again.orders) == 2 and again.roofline is None
 
 
-def test_the_tax_is_split_by_what_the_service_says(tiny_store: Store, results: Results) -> None:
-    """A stand-in for the service, whose answers are slow by known amounts."""
+@pytest.fixture
+def slow_service() -> Iterator[tuple[int, list[str]]]:
+    """A stand-in for the service, whose answers are slow by known amounts; its port, and the paths it was asked."""
     import http.server
     import threading
 
@@ -165,7 +167,7 @@ def test_the_tax_is_split_by_what_the_service_says(tiny_store: Store, results: R
             assert self.rfile.read(int(self.headers["content-length"])).startswith(b"\x89PNG")
             time.sleep(0.004)
             stages = {"receive": 0.5, "decode": 1.0, "queue": 0.25, "compute": 2.0, "total": 4.0}
-            body = json.dumps({"milliseconds": stages}).encode()
+            body = b"{}" if "silent" in self.path else json.dumps({"milliseconds": stages}).encode()
             status = 503 if "int8" in self.path else 200
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
@@ -177,16 +179,34 @@ def test_the_tax_is_split_by_what_the_service_says(tiny_store: Store, results: R
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        variant, png = results.rows[0].variant, tax.image(tiny_store, "tiny")
-        fp32 = dataclasses.replace(variant, format="onnx", precision="fp32", transform="")
-        found = tax.ask(server.server_port, fp32, png, 20)
-        assert (found.decode_ms, found.queue_ms, found.compute_ms, found.handling_ms) == (1.0, 0.25, 2.0, 0.75)
-        assert found.requests == 20 and found.http_ms > 4.0
-        assert found.transport_ms == pytest.approx(found.http_ms - 4.0, abs=1e-3)
-        with pytest.raises(KilnError, match="answered 503 for tiny/onnx-int8"):
-            tax.ask(server.server_port, dataclasses.replace(fp32, precision="int8"), png, 5)
+        yield server.server_port, asked
         server.shutdown()
+
+
+def test_the_tax_is_split_by_what_the_service_says(tiny_store: Store, slow_service: tuple[int, list[str]]) -> None:
+    (port, asked), png = slow_service, tax.image(tiny_store, "tiny")
+    fp32 = Variant("tiny", "onnx")
+    found = tax.ask(port, fp32, png, 20)
+    assert (found.decode_ms, found.queue_ms, found.compute_ms, found.handling_ms) == (1.0, 0.25, 2.0, 0.75)
+    assert found.requests == 20 and found.http_ms > 4.0
+    assert found.transport_ms == pytest.approx(found.http_ms - 4.0, abs=1e-3)
+    with pytest.raises(KilnError, match="answered 503 for tiny/onnx-int8"):
+        tax.ask(port, dataclasses.replace(fp32, precision="int8"), png, 5)
+    with pytest.raises(KilnError, match="did not say how long tiny/silent-onnx-fp32 took"):
+        tax.ask(port, dataclasses.replace(fp32, transform="silent"), png, 5)
     assert asked[0] == "/predict?model=tiny&version=onnx-fp32"
+
+
+def test_a_bad_answer_costs_the_other_variants_nothing(
+    results: Results, tiny_store: Store, slow_service: tuple[int, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tax, "_service", lambda store, threads: nullcontext(slow_service[0]))
+    for seed in range(2):  # whichever comes first
+        found = tax.measured(dataclasses.replace(results, seed=seed), tiny_store)
+        fp32, int8 = found.details["tiny/onnx-fp32"], found.details["tiny/onnx-int8"]
+        assert fp32.tax and not fp32.tax_reason and not found.http_reason
+        assert not int8.tax and "answered 503 for tiny/onnx-int8" in int8.tax_reason
+    assert any("No serving tax of tiny/onnx-int8: the service answered 503" in point for point in method(found))
 
 
 def test_a_service_that_does_not_start_leaves_its_reason(
