@@ -1,4 +1,7 @@
-"""Energy meters that this machine lets be read: RAPL's packages, NVML's boards. Most virtual machines show neither."""
+"""Energy meters that this machine lets be read: RAPL's zones, NVML's boards. Most virtual machines show neither.
+
+They are kept apart: `psys` holds the packages already, and boards are idle while a variant runs on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ Meter = Callable[[], float]  # joules since some moment
 
 def meters(rapl: Path = RAPL, nvml: str = "libnvidia-ml.so.1") -> dict[str, Meter]:
     """The meters by name, in joules; empty where there are none."""
-    return {**_packages(rapl), **_boards(nvml)}
+    return {**_zones(rapl), **_boards(nvml)}
 
 
-def _packages(folder: Path) -> dict[str, Meter]:
+def _zones(folder: Path) -> dict[str, Meter]:
     found: dict[str, Meter] = {}
     for zone in sorted(folder.glob("intel-rapl:*")):
         if zone.name.count(":") != 1:
-            continue  # part of a package
+            continue  # part of another zone
         try:
             name = (zone / "name").read_text().strip()
             found[f"rapl {name}"] = _rapl_meter(zone)
@@ -29,7 +32,7 @@ def _packages(folder: Path) -> dict[str, Meter]:
 
 
 def _rapl_meter(zone: Path) -> Meter:
-    """Joules of one package; its counter starts again at `max_energy_range_uj`."""
+    """Joules of one zone; its counter starts again at `max_energy_range_uj`."""
     span = int((zone / "max_energy_range_uj").read_text())
     last, turns = int((zone / "energy_uj").read_text()), 0
 

@@ -54,10 +54,6 @@ def _peak(line: Line) -> Figure:
     return _per(line.offline.compute, 0.01, 2) if line.offline else None
 
 
-def _energy(detail: Detail) -> Figure:
-    return round(sum(detail.energy_mj.values()), 6) if detail.energy_mj else None
-
-
 COLUMNS = (
     Column("p50_ms", "Latency, p50", "ms an image", "less", lambda x: x.row.p50_ms, True),
     Column("p90_ms", "Latency, p90", "ms an image", "less", lambda x: x.row.p90_ms),
@@ -71,7 +67,7 @@ COLUMNS = (
     Column("http_ms", "Latency over HTTP, p50", "ms an image", "less", _http, True),
     Column("rss_mb", "Memory, peak", "MB", "less", lambda x: _per(x.row.peak_rss_bytes, 1e6, 1), True),
     Column("load_ms", "Time to load", "ms", "less", _detail(lambda d: d.load_ms), True),
-    Column("energy_mj", "Energy, Offline", "mJ an image", "less", _detail(_energy), True),
+    Column("energy_mj", "Energy, Offline", "mJ an image", "less", _detail(lambda d: d.package_mj), True),
     Column("top1", "Accuracy, top-1", "%", "more", _top1, True),
     Column("top1_low", "Accuracy, lower end", "%", "", lambda x: x.row.accuracy.low if x.row.accuracy else None),
     Column("top1_high", "Accuracy, upper end", "%", "", lambda x: x.row.accuracy.high if x.row.accuracy else None),

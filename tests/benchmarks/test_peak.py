@@ -15,6 +15,7 @@ from benchmarks.machine import stolen_percent, ticks
 from benchmarks.measuring import energy, roofline, work
 from benchmarks.measuring.bench_latency import worth_trying
 from benchmarks.measuring.kernel import Kernel
+from benchmarks.reporting.report import render
 from benchmarks.results import Detail, Results, Roofline, Settings, Work
 from catalog import Measurement, Store, Variant
 
@@ -150,6 +151,23 @@ def test_rapl_is_read_over_its_wrap_and_refusals_are_no_meter(tmp_path: Path) ->
     (zone / "energy_uj").write_text("100000")
     assert meters["rapl package-0"]() - first == pytest.approx(0.2)
     assert energy.meters(tmp_path / "nothing", "no-such-library.so") == {}
+
+
+def test_energy_told_is_the_packages_alone(tmp_path: Path, golden: Results) -> None:
+    for number, name in enumerate(("package-0", "package-1", "psys")):
+        zone = tmp_path / f"intel-rapl:{number}"
+        zone.mkdir()
+        for file, text in (("name", name), ("max_energy_range_uj", "1000000"), ("energy_uj", "0")):
+            (zone / file).write_text(text + "\n")
+    meters = energy.meters(tmp_path, "no-such-library.so")
+    _, detail = measured("fp32", 1, 1, 1, 1.0)
+    read = {**dict(zip(meters, (2.0, 3.0, 9.0), strict=True)), "nvml board 0": 50.0}
+    assert dataclasses.replace(detail, energy_mj=read).package_mj == 5.0
+    assert dataclasses.replace(detail, energy_mj={"nvml board 0": 50.0}).package_mj is None
+
+    details = {name: dataclasses.replace(one, energy_mj=read) for name, one in golden.details.items()}
+    report = render(dataclasses.replace(golden, details=details), pictures=False)
+    assert "mJ an image" in report.html and "<td>5.00</td>" in report.html and "<td>64.0</td>" not in report.html
 
 
 def test_stolen_time() -> None:
