@@ -32,6 +32,7 @@ from export.formats import Predict
 from serving.batching.inline import Inline
 from serving.batching.thread import Batch, Outcome, Results, Thread, Waiting, compute
 from serving.errors import RequestError
+from serving.http.web import Disconnected
 
 _MAX_STUCK = 4  # threads of a lane that may hang before it takes no more
 _LEARNING = 0.2  # weight of the newest batch in what an image is expected to take
@@ -118,6 +119,7 @@ class Lane:
 
         Raises:
             RequestError: 429 `queue_full`, 503 `deadline_passed` or `model_stuck`, 504 `inference_timeout`.
+            Disconnected: The client left while its images waited.
         """
         limits, count = self.limits, len(images)
         lone = self._computing is None and not self._waiting and not self._stuck and self.expected <= 1
@@ -183,12 +185,16 @@ class Lane:
         if not (item.answer.done() or item.gone() or now > item.deadline):
             return False
         self.depth -= len(item.images)
+        if item.answer.done():
+            return True
+        if item.gone():
+            item.answer.set_exception(Disconnected())
+            return True
         self.tally.refused += 1
-        if not item.answer.done():
-            waited = f"it waited {1000 * (now - item.since):.0f} ms and was not computed"
-            item.answer.set_exception(
-                RequestError(503, "deadline_passed", waited, _retry(self.depth * self._image_ms / 1000))
-            )
+        waited = f"it waited {1000 * (now - item.since):.0f} ms and was not computed"
+        item.answer.set_exception(
+            RequestError(503, "deadline_passed", waited, _retry(self.depth * self._image_ms / 1000))
+        )
         return True
 
     def _gather(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -35,7 +35,7 @@ logger = logging.getLogger("bentoml.modelkiln")
 
 
 class Disconnected(Exception):
-    """The client left before its request was whole."""
+    """The client left before its request was whole, or was answered."""
 
 
 @dataclass

@@ -19,6 +19,10 @@ from serving.batching import Lane, Limits
 from serving.batching import thread as batching_thread
 from serving.batching.thread import Outcome
 from serving.errors import RequestError
+from serving.http.web import Answer, Disconnected, Request, Route
+from serving.settings import Settings
+from tests.serving.test_auth import asked as asked_over_http
+from tests.serving.test_auth import gated
 
 Images = NDArray[np.uint8]
 
@@ -366,10 +370,21 @@ def test_26_a_client_that_left_is_not_computed_for() -> None:
         cancelled.cancel()
         echo.free.set()
         assert (await stays).probabilities[0, 0] == 3 and (await running).probabilities[0, 0] == 0
-        assert (await refusal(left)).code == "deadline_passed"
+        with pytest.raises(Disconnected):
+            await left
 
     run(main())
-    assert echo.batches == [1, 1] and lane.depth == lane.expected == 0
+    assert echo.batches == [1, 1] and lane.depth == lane.expected == lane.tally.refused == 0
+
+
+def test_26_a_client_that_left_is_no_error() -> None:
+    async def leaves(request: Request) -> Answer:
+        raise Disconnected
+
+    gate, tally = gated(Settings(), Route("GET", "/x", leaves))
+    with pytest.raises(IndexError):  # there is no answer to read
+        run(asked_over_http(gate))
+    assert tally.seen == [(499, "", "/x")]
 
 
 def test_one_request_that_fails_fails_alone() -> None:
