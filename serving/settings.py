@@ -61,7 +61,7 @@ class Settings:
         """Refuses values that no service can run with.
 
         Raises:
-            KilnError: Names the setting, what it was given and what it takes.
+            KilnError: Names the setting, what it was given and what it takes; or two that do not go together.
         """
         for setting in dataclasses.fields(self):
             value = getattr(self, setting.name)
@@ -72,6 +72,9 @@ class Settings:
             raise KilnError(f"{variable('access_log')} is {self.access_log[:80]!r}; it takes one of: {allowed}")
         if self.control not in ("on", "off"):
             raise KilnError(f"{variable('control')} is {self.control[:80]!r}; it takes on or off")
+        if self.drain_s >= self.grace_s:
+            told = f"{variable('drain_s')} is {self.drain_s:g} and {variable('grace_s')} {self.grace_s:g}"
+            raise KilnError(f"{told}; the port closes before the process ends, so the first is to be the smaller")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:

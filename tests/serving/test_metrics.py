@@ -150,6 +150,7 @@ def test_settings_come_from_a_file_and_the_environment_wins(tmp_path: Path) -> N
         ("threads = true", "a whole number"),
         ("threads = 0", "above 0"),
         ('access_log = "some"', "all, errors, none"),
+        ("drain_s = 30", "MODELKILN_DRAIN_S is 30 and MODELKILN_GRACE_S 20"),
         ("threads =", "cannot be read as TOML"),
     ],
 )
