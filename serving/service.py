@@ -29,6 +29,7 @@ from serving.models.library import Library
 from serving.operations import logs
 from serving.operations.lifecycle import Lifecycle
 from serving.operations.metrics import Metrics
+from serving.operations.series import Series
 from serving.operations.supervisor import Supervisor
 from serving.routes import openapi
 from serving.routes.api import Api
@@ -85,9 +86,10 @@ class KilnService(bentoml.Service[Any]):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """Loads the repository and builds a worker's application."""
-        lifecycle, metrics = Lifecycle(_SETTINGS, control.ending), Metrics()
+        lifecycle, series = Lifecycle(_SETTINGS, control.ending), Series()
+        metrics = Metrics(series)
         try:
-            library = Library(_SETTINGS, Control(), PrometheusCounts(), metrics)
+            library = Library(_SETTINGS, Control(), PrometheusCounts(series), metrics)
         except KilnError as error:
             _exit(error)
         images = Images(_SETTINGS)

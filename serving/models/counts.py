@@ -9,13 +9,9 @@ modelkiln_loaded{model,version}                              1 while a variant i
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from typing import Any
+from serving.operations.series import Series
 
 _DIFFERENCES = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-
-logger = logging.getLogger("bentoml.modelkiln")
 
 
 class Counts:
@@ -40,9 +36,10 @@ class Counts:
 class PrometheusCounts(Counts):
     """Counts on the worker's `/metrics` page; to be made once a worker, as `metrics.Metrics` is."""
 
-    def __init__(self) -> None:
+    def __init__(self, series: Series) -> None:
         from prometheus_client import Counter, Gauge, Histogram
 
+        self._series = series
         pair = ["model", "version", "against"]
         self._routed = Counter("modelkiln_routed", "Requests by role of their variant", ["model", "version", "role"])
         self._images = Counter("modelkiln_shadow_images", "Images given to a shadow", [*pair, "result"])
@@ -53,39 +50,24 @@ class PrometheusCounts(Counts):
         self._loaded = Gauge(
             "modelkiln_loaded", "1 loaded, 2 answers by default", ["model", "version"], multiprocess_mode="livemax"
         )
-        self._children: dict[tuple[int, tuple[str, ...]], Any] = {}
-        self._broken = False
 
     def routed(self, model: str, version: str, role: str) -> None:
         """A request was given to a variant."""
-        self._count(self._routed, (model, version, role), lambda child: child.inc())
+        self._series.guarded(lambda: self._series.direct(self._routed, model, version, role).inc())
 
     def shadowed(self, model: str, version: str, against: str, result: str, images: int) -> None:
         """Images that a shadow computed, or did not."""
         if images:
-            self._count(self._images, (model, version, against, result), lambda child: child.inc(images))
+            self._series.guarded(lambda: self._series.direct(self._images, model, version, against, result).inc(images))
 
     def strayed(self, model: str, version: str, against: str, difference: float) -> None:
         """How far a shadow strayed."""
-        self._count(self._difference, (model, version, against), lambda child: child.observe(difference))
+        self._series.guarded(lambda: self._series.direct(self._difference, model, version, against).observe(difference))
 
     def reloaded(self, model: str, result: str) -> None:
         """A model was loaded, unloaded, or failed to be."""
-        self._count(self._reloads, (model, result), lambda child: child.inc())
+        self._series.guarded(lambda: self._series.direct(self._reloads, model, result).inc())
 
     def loaded(self, model: str, version: str, level: int) -> None:
         """What a variant is."""
-        self._count(self._loaded, (model, version), lambda child: child.set(level))
-
-    def _count(self, family: Any, labels: tuple[str, ...], add: Callable[[Any], None]) -> None:
-        if self._broken:
-            return
-        try:
-            key = (id(family), labels)
-            child = self._children.get(key)
-            if child is None:
-                child = self._children[key] = family.labels(*labels)
-            add(child)
-        except (OSError, ValueError) as error:  # no room for its file
-            self._broken = True
-            logger.error("the repository stops counting in this worker: %s", error)
+        self._series.guarded(lambda: self._series.direct(self._loaded, model, version).set(level))
