@@ -22,7 +22,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
@@ -30,41 +29,14 @@ from numpy.typing import NDArray
 
 from export.formats import Predict
 from serving.batching.inline import Inline
+from serving.batching.records import Limits, Tally
 from serving.batching.thread import Batch, Outcome, Results, Thread, Waiting, compute
 from serving.errors import RequestError
 from serving.http.web import Disconnected
 
-_MAX_STUCK = 4  # threads of a lane that may hang before it takes no more
 _LEARNING = 0.2  # weight of the newest batch in what an image is expected to take
 
 logger = logging.getLogger("bentoml.modelkiln")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a lane may do. Counts are images, times seconds unless the name says otherwise."""
-
-    max_batch: int = 32
-    max_queue: int = 512
-    deadline_s: float = 5.0  # of a request that names none, from its arrival in the lane to the start of its batch
-    compute_timeout_s: float = 20.0
-    alone_ms: float = 2.0  # the only request there is, expected to be shorter, is computed on the event loop
-    inline_ms: float = 0.3  # so is any that is shorter than handing it to a thread and back is worth
-    ahead_ms: float = 20.0  # a full batch expected to be shorter is handed over before the one in the thread is done
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a lane has done since it was opened; seconds are summed over requests."""
-
-    requests: int = 0
-    images: int = 0
-    failures: int = 0
-    refused: int = 0
-    batches: dict[int, tuple[int, float]] = field(default_factory=dict)  # images -> batches, seconds of computing
-    queue_s: float = 0.0
-    compute_s: float = 0.0
-    last: float = 0.0  # seconds since the epoch
 
 
 def _stays() -> bool:
@@ -136,9 +108,8 @@ class Lane:
         self._look_again(loop, item.deadline)
         if self._computing is not None:
             self._hand_ahead(loop)
-        elif not self._gathering:
-            self._gathering, self._seen = True, len(self._waiting)
-            loop.call_soon(self._gather, loop)
+        else:
+            self._begin_gathering(loop)
         return await item.answer
 
     def _alone(self, images: NDArray[np.uint8]) -> Outcome:
@@ -155,7 +126,7 @@ class Lane:
         return Outcome(probabilities, 0.0, taken, len(images))
 
     def _admit(self, count: int) -> None:
-        if len(self._stuck) >= _MAX_STUCK:
+        if len(self._stuck) >= self.limits.max_stuck:
             self.tally.refused += 1
             raise RequestError(503, "model_stuck", "the model hangs; it takes no more images", _retry(10.0))
         if self.depth and self.depth + count > self.limits.max_queue:
@@ -197,6 +168,11 @@ class Lane:
         )
         return True
 
+    def _begin_gathering(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._waiting and not self._gathering:
+            self._gathering, self._seen = True, len(self._waiting)
+            loop.call_soon(self._gather, loop)
+
     def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
         """Closes the batch, or grants another turn of the loop to those on their way while they keep coming."""
         arrived = len(self._waiting)
@@ -235,9 +211,7 @@ class Lane:
             results = compute(self._predict, batch.items, self.limits.max_batch)
             self.inline.begun = 0.0
             self._deliver(batch, results)
-            if self._waiting and not self._gathering:
-                self._gathering, self._seen = True, len(self._waiting)
-                loop.call_soon(self._gather, loop)
+            self._begin_gathering(loop)
             return
         self._compute(batch, loop)
         if self._thread is None or not self._thread.submit(batch, loop, self._finished):

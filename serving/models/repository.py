@@ -20,7 +20,8 @@ import numpy as np
 import catalog
 from catalog import Card, KilnError, Store, VariantCard
 from export.formats import Predict
-from serving.batching import Lane, Limits
+from serving.batching import Lane
+from serving.batching.records import Limits
 from serving.errors import RequestError, quoted
 from serving.models import choice
 from serving.models.choice import Choice, choose_model
