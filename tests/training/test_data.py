@@ -5,6 +5,9 @@ import hashlib
 import http.server
 import io
 import os
+import shutil
+import subprocess
+import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 from PIL import Image
 
 import training.data
-from catalog import KilnError
+from catalog import ROOT, KilnError
 from training.data import Source, cifar10, folder
 from training.data._download import Archive, fetch
 
@@ -173,12 +176,17 @@ def archive(server: Server, **changes: object) -> Archive:
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
 
+def visible(folder: Path) -> list[str]:
+    """Names of what lies there, but for the lock."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
 def test_a_download_that_breaks_off_goes_on_where_it_was(server, tmp_path):
     server.breaks = 2
     got = fetch(archive(server), tmp_path)
     assert (got / "a.bin").read_bytes() == SMALL[0][1]
     assert server.ranges == ["", "bytes=50000-", "bytes=100000-"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "set.tar.gz"]
+    assert visible(tmp_path) == ["set", "set.tar.gz"]
 
 
 def test_a_download_that_keeps_breaking_is_an_error_and_the_next_run_goes_on(server, tmp_path):
@@ -196,11 +204,25 @@ def test_a_corrupt_download_is_started_over_once(server, tmp_path):
     assert server.ranges == ["", ""]
 
 
-def test_a_download_that_stays_corrupt_is_an_error_and_leaves_nothing(server, tmp_path):
-    server.wrong = 9
-    with pytest.raises(KilnError, match=r"twice gave another file .* put set\.tar\.gz"):
+def test_a_download_that_breaks_and_comes_corrupt_is_an_error_and_the_next_run_begins_anew(server, tmp_path):
+    server.breaks, server.wrong = 1, 9
+    with pytest.raises(KilnError, match=r"what came is not the file with sha256 .* put set\.tar\.gz"):
         fetch(archive(server), tmp_path)
-    assert not any(tmp_path.iterdir())
+    assert server.ranges == ["", "bytes=50000-", ""] and visible(tmp_path) == []
+    server.wrong = 0
+    assert fetch(archive(server), tmp_path).is_dir()
+
+
+def test_two_processes_share_one_download(server, tmp_path):
+    wanted = archive(server)
+    script = (
+        "import pathlib, sys\nfrom training.data._download import Archive, fetch\n"
+        f"print(fetch({wanted!r}, pathlib.Path(sys.argv[1])))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [one.communicate(timeout=100)[0].strip() for one in both] == [str(tmp_path / "set")] * 2
+    assert server.ranges == [""] and visible(tmp_path) == ["set", "set.tar.gz"]
 
 
 def test_offline_says_what_to_put_where(server, tmp_path):
@@ -216,6 +238,7 @@ def test_an_archive_put_there_by_hand_is_taken_and_checked(server, tmp_path):
     (tmp_path / "set.tar.gz").write_bytes(server.content)
     assert (fetch(archive(server), tmp_path) / "a.bin").read_bytes() == SMALL[0][1]
     assert server.ranges == []
+    shutil.rmtree(tmp_path / "set")
     (tmp_path / "set.tar.gz").write_bytes(server.content[:-1])
     with pytest.raises(KilnError, match="remove it"):
         fetch(archive(server), tmp_path)
@@ -237,7 +260,7 @@ def test_a_member_that_does_not_belong_stops_the_unpacking(server, tmp_path, mem
     server.content = pack([SMALL[0], member])
     with pytest.raises(KilnError, match="does not belong; nothing was unpacked"):
         fetch(archive(server), tmp_path / "cache")
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["set.tar.gz"]
+    assert visible(tmp_path / "cache") == ["set.tar.gz"]
     assert not list(tmp_path.rglob("evil*"))
 
 

@@ -1,7 +1,8 @@
-"""Fetching one pinned archive: resumed where it broke off, checked, unpacked member by member, whole or not at all."""
+"""Fetching one pinned archive: by one process, resumed where it broke off, checked, unpacked whole or not at all."""
 
 from __future__ import annotations
 
+import fcntl
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,59 +36,77 @@ class Archive:
 
 
 def fetch(archive: Archive, cache: Path) -> Path:
-    """The unpacked folder `cache/archive.folder`, downloading `cache/archive.file` unless it already lies there.
+    """The unpacked folder `cache/archive.folder`, downloading `cache/archive.file` unless either already lies there.
 
     Raises:
         KilnError: No network, a broken or altered download, a member that does not belong; says what to put where.
+        OSError: `cache` cannot be written.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    whole, part = cache / archive.file, cache / (archive.file + ".part")
-    if not whole.is_file():
-        for attempt in range(2):
-            _download(archive, part, cache)
-            if sha256_of(part) == archive.sha256:
-                part.replace(whole)
-                break
-            part.unlink()
-            if attempt:
-                raise KilnError(
-                    f"{archive.url} twice gave another file than the one with sha256 {archive.sha256}. "
-                    f"{_by_hand(archive, cache)}"
-                )
-            console.err.print("the download is not the file it should be; starting it over", style="yellow")
-    elif sha256_of(whole) != archive.sha256:
-        raise KilnError(f"{whole} has another sha256 than {archive.sha256}; remove it. {_by_hand(archive, cache)}")
-    unpack(archive, whole, cache / archive.folder)
-    return cache / archive.folder
+    folder, whole = cache / archive.folder, cache / archive.file
+    with _alone(cache / f".{archive.file}.lock"):
+        if folder.is_dir():
+            return folder
+        if not whole.is_file():
+            _download(archive, whole)
+        elif sha256_of(whole) != archive.sha256:
+            raise KilnError(f"{whole} has another sha256 than {archive.sha256}; remove it. {_by_hand(archive, cache)}")
+        unpack(archive, whole, folder)
+    return folder
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time; the others wait, and say so."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.err.print(f"waiting for another process that fetches into {lock.parent}", soft_wrap=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _by_hand(archive: Archive, cache: Path) -> str:
     return f"To bring it by hand, put {archive.file} ({archive.url}, {archive.size_bytes:,} bytes) into {cache}"
 
 
-def _download(archive: Archive, part: Path, cache: Path) -> None:
-    """Appends to `part` what is missing of it, going on after a break a few times."""
+def _download(archive: Archive, whole: Path) -> None:
+    """Fills `whole.part` from where it ends, starts over if it is not the file it should be, and renames it.
+
+    Raises:
+        KilnError: It did not come in a few tries.
+    """
     import httpx
 
-    reason = ""
+    part, reason = whole.with_name(whole.name + ".part"), ""
     for _ in range(_TRIES):
         try:
             with httpx.Client(follow_redirects=True, timeout=30) as client, _bar(archive) as advance:
-                if _stream(client, archive, part, advance):
-                    return
-                reason = "the connection ended early"
+                _stream(client, archive, part, advance)
         except httpx.HTTPError as error:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             if not part.is_file() and isinstance(error, httpx.ConnectError | httpx.HTTPStatusError):
                 break
-    raise KilnError(f"{archive.url} could not be downloaded ({reason}); what came is kept. {_by_hand(archive, cache)}")
+            continue
+        if part.stat().st_size < archive.size_bytes:
+            reason = "the connection ended early"
+        elif sha256_of(part) == archive.sha256:
+            part.replace(whole)
+            return
+        else:
+            part.unlink()
+            reason = f"what came is not the file with sha256 {archive.sha256}"
+            console.err.print("the download is not the file it should be; starting it over", style="yellow")
+    kept = "; what came is kept" if part.is_file() else ""
+    raise KilnError(f"{archive.url} could not be downloaded ({reason}){kept}. {_by_hand(archive, whole.parent)}")
 
 
-def _stream(client: Any, archive: Archive, part: Path, advance: Any) -> bool:
-    """One connection; whether the file is complete after it."""
+def _stream(client: Any, archive: Archive, part: Path, advance: Any) -> None:
+    """Appends what one connection gives of what `part` lacks."""
     have = part.stat().st_size if part.is_file() else 0
     if have >= archive.size_bytes:
-        return True
+        return
     headers = {"Range": f"bytes={have}-"} if have else {}
     with client.stream("GET", archive.url, headers=headers) as response:
         response.raise_for_status()
@@ -97,7 +116,6 @@ def _stream(client: Any, archive: Archive, part: Path, advance: Any) -> bool:
             for chunk in response.iter_raw():
                 file.write(chunk)
                 advance(len(chunk))
-    return part.stat().st_size >= archive.size_bytes
 
 
 @contextmanager
