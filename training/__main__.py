@@ -140,7 +140,11 @@ def sweep(
         epochs=epochs,
         cpus=cpus,
     )
-    sweeps.report(asked, sweeps.run(asked))
+    try:
+        outcomes = sweeps.run(asked)
+    except KeyboardInterrupt as stop:
+        raise _stopped("stopped; finished trials and checkpoints are kept") from stop
+    sweeps.report(asked, outcomes)
 
 
 @app.command("seeds")
@@ -233,9 +237,14 @@ def _run_or_stop(job: Job, cure: str, tensorboard: bool = False) -> Card:
     except Diverged as error:
         raise KilnError(f"{error}; {cure}") from error
     except Interrupted as stop:
-        again = shlex.join(["python", "-m", "training", *(a for a in sys.argv[1:] if a != "--force")])
-        console.err.print(f"stopped and saved. To go on: {again}", style="yellow", highlight=False)
-        raise typer.Exit(130) from stop
+        raise _stopped("stopped and saved") from stop
+
+
+def _stopped(what: str) -> typer.Exit:
+    """Says how to go on with this command; gives the exit to raise."""
+    again = shlex.join(["python", "-m", "training", *(a for a in sys.argv[1:] if a != "--force")])
+    console.err.print(f"{what}. To go on: {again}", style="yellow", highlight=False, soft_wrap=True)
+    return typer.Exit(130)
 
 
 def _run(job: Job, tensorboard: bool) -> Card:

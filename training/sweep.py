@@ -14,6 +14,7 @@ import io
 import itertools
 import json
 import math
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -124,32 +125,36 @@ def train_trial(config: dict[str, Any]) -> None:
         rows = json.loads((folder / RESULT).read_text(encoding="utf-8"))["history"]
     elif found := Checkpoints(folder / "trial" / "checkpoints").newest(lambda _: None):
         rows = found[0].history
-    for row in rows:
+
+    def tell(row: dict[str, float]) -> None:
         tune.report({"val_accuracy": row["val_accuracy"], "epoch": int(row["epoch"])})
+
+    for row in rows:
+        tell(row)
     if len(rows) == trial.recipe.epochs:
         return
-
-    def on_epoch(row: dict[str, float]) -> None:
-        tune.report({"val_accuracy": row["val_accuracy"], "epoch": int(row["epoch"])})
-
     loaded = data.load(sweep.dataset, root=sweep.root or None, validation=trial.recipe.validation)
     job = Job("trial", sweep.model, sweep.space, trial.recipe, loaded, sweep.seed, Store(folder), 30.0)
-    trained = loop.train(job, on_epoch)
+    trained = loop.train(job, tell)
     told = {"history": trained.history, "seconds": time.monotonic() - begun}
     write_atomic(folder / RESULT, json.dumps(told))
     job.checkpoints.clear()
 
 
 def run(sweep: Sweep) -> list[Outcome]:
-    """Trains all trials, best first; a failed one does not stop the others.
+    """Trains all trials; gives them best first, failed ones last. A failed one does not stop the others.
 
     Raises:
+        KeyboardInterrupt: The user stopped it; the same sweep goes on.
         KilnError: The folder keeps another sweep, or Ray cannot be used.
     """
+    from training import data
     from training.cluster import gpus_per_task, ray_session
 
     planned = trials(sweep)
-    _claim(sweep, planned)
+    loaded = data.load(sweep.dataset, root=sweep.root or None)  # before the trials, so that one process downloads it
+    _claim(sweep, planned, loaded.sha256)
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # its own returns as if the sweep were over
     with ray_session(sweep.cpus) as ray:
         from ray import tune
 
@@ -174,34 +179,49 @@ def run(sweep: Sweep) -> list[Outcome]:
                     verbose=0,
                 ),
             ).fit()
-        outcomes = [_outcome(results[i]) for i in range(len(results))]
-    outcomes.sort(key=lambda outcome: -outcome.accuracy)
+        outcomes = ranked([_outcome(sweep, results[i]) for i in range(len(results))])
     write_atomic(sweep.folder / "sweep.csv", _csv(outcomes))
     return outcomes
 
 
-def _claim(sweep: Sweep, planned: list[Trial]) -> None:
-    """Makes the folder this sweep's; more trials of the same sweep may follow what is there."""
+def ranked(outcomes: list[Outcome]) -> list[Outcome]:
+    """The best first; failed ones last, however good their epochs were."""
+    return sorted(outcomes, key=lambda outcome: (outcome.status == "failed", -outcome.accuracy))
+
+
+def _claim(sweep: Sweep, planned: list[Trial], dataset_sha256: str) -> None:
+    """Makes the folder this sweep's; more trials of the same sweep may follow what is there.
+
+    Raises:
+        KilnError: It keeps another sweep, or one over images that have changed since.
+    """
     told: dict[str, Any] = {"model": sweep.model, "dataset": sweep.dataset, "root": sweep.root, "seed": sweep.seed}
+    told["dataset_sha256"] = dataset_sha256
     told["trials"] = [trial.key for trial in planned]
     path = sweep.folder / "sweep.json"
     if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = {"dataset_sha256": dataset_sha256, **json.loads(path.read_text(encoding="utf-8"))}
+        if there["dataset_sha256"] != dataset_sha256:
+            raise KilnError(
+                f"{sweep.folder} keeps a sweep over other images than {sweep.dataset} has now; give --out another "
+                "folder, or remove it"
+            )
         both = min(len(there["trials"]), len(planned))
         if there | {"trials": there["trials"][:both]} != told | {"trials": told["trials"][:both]}:
             raise KilnError(f"{sweep.folder} keeps another sweep; give --out another folder, or remove it")
     write_atomic(path, json.dumps(told, indent=2) + "\n")
 
 
-def _outcome(result: Any) -> Outcome:
+def _outcome(sweep: Sweep, result: Any) -> Outcome:
     trial: Trial = result.config["trial"]
     frame = result.metrics_dataframe
     accuracies = [] if frame is None or "val_accuracy" not in frame else [float(a) for a in frame["val_accuracy"]]
     seconds = float(result.metrics.get("time_total_s", 0.0)) if result.metrics else 0.0
     if result.error is not None:
         return Outcome(trial, "failed", _reason(str(result.error)), accuracies, seconds)
-    ended = len(accuracies) >= trial.recipe.epochs
-    return Outcome(trial, "done" if ended else "stopped", "" if ended else "by ASHA", accuracies, seconds)
+    if len(accuracies) >= trial.recipe.epochs:
+        return Outcome(trial, "done", "", accuracies, seconds)
+    return Outcome(trial, "stopped", "by ASHA" if sweep.search == "asha" else "early", accuracies, seconds)
 
 
 def _reason(error: str) -> str:
@@ -258,13 +278,13 @@ def report(sweep: Sweep, outcomes: list[Outcome]) -> None:
     """Prints the table and the best recipe; writes the plot beside them.
 
     Raises:
-        KilnError: No trial has a figure.
+        KilnError: Every trial failed.
     """
     from training import plots
 
     console.out.print(summary(outcomes))
     best = outcomes[0]
-    if not best.accuracies:
+    if best.status == "failed":
         raise KilnError(f"every trial failed; the first: {best.reason}")
     drawn = [(o.trial.varied, o.accuracies) for o in outcomes if o.accuracies]
     title = f"{sweep.model} on {sweep.dataset}: {sweep.space}, {sweep.search}"

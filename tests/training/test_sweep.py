@@ -78,12 +78,30 @@ def test_the_best_is_printed_as_a_recipe_that_python_reads(tmp_path):
 
 def test_a_folder_keeps_one_sweep_which_may_grow(tmp_path):
     few = asked(tmp_path, space="wide", search="random", trials=3)
-    sweep._claim(few, sweep.trials(few))
+    sweep._claim(few, sweep.trials(few), "a" * 64)
     more = dataclasses.replace(few, trials=5)
-    sweep._claim(more, sweep.trials(more))
+    sweep._claim(more, sweep.trials(more), "a" * 64)
     other = dataclasses.replace(few, seed=1)
     with pytest.raises(KilnError, match="keeps another sweep; give --out another folder"):
-        sweep._claim(other, sweep.trials(other))
+        sweep._claim(other, sweep.trials(other), "a" * 64)
+    with pytest.raises(KilnError, match="a sweep over other images than digits has now; give --out another folder"):
+        sweep._claim(more, sweep.trials(more), "b" * 64)
+
+
+def test_a_trial_that_failed_after_good_epochs_is_not_the_best(tmp_path):
+    first, second, third, *_ = sweep.trials(asked(tmp_path))
+    failed = Outcome(first, "failed", "the loss is NaN", [0.8, 0.9], 1.0)
+    done, stopped = Outcome(second, "done", "", [0.5], 1.0), Outcome(third, "stopped", "by ASHA", [0.6], 1.0)
+    assert sweep.ranked([failed, done, stopped]) == [stopped, done, failed]
+    with pytest.raises(KilnError, match="every trial failed; the first: the loss is NaN"):
+        sweep.report(asked(tmp_path), [failed])
+
+
+def test_only_asha_is_said_to_stop_a_trial(tmp_path):
+    trial = sweep.trials(asked(tmp_path))[0]
+    halfway = SimpleNamespace(config={"trial": trial}, metrics_dataframe=None, metrics=None, error=None)
+    assert sweep._outcome(asked(tmp_path, search="asha"), halfway).reason == "by ASHA"
+    assert sweep._outcome(asked(tmp_path), halfway).reason == "early"
 
 
 def test_a_failing_trial_leaves_the_others(tmp_path, monkeypatch, capsys):
@@ -98,6 +116,22 @@ def test_a_failing_trial_leaves_the_others(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert '"best": Recipe(' in printed and "learning_rate=0.003" in printed and "failed: " in printed
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
+
+
+def test_ctrl_c_ends_a_sweep_with_the_way_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "training", "sweep", "lenet", "--dataset", "digits", "--recipe", "quick"]
+    command += ["--space", "wide", "--search", "random", "--trials", "4", "--epochs", "900", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        command, cwd=catalog.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.glob("ray/*/train_trial*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does; trials wait for the processor then, and none is begun
+    out, said = process.communicate(timeout=90)
+    assert process.returncode == 130, said
+    assert "To go on: python -m training sweep lenet" in said
+    assert "Traceback" not in out + said and "best" not in out
 
 
 @pytest.mark.slow
