@@ -6,10 +6,12 @@ import http.server
 import io
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -322,11 +324,27 @@ def test_everything_wrong_is_said_at_once(pictures):
         assert said in str(raised.value)
 
 
+def emptied(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def enormous(file: Path) -> None:
+    """A PNG whose header says 60,000 x 60,000."""
+    size = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", size), (b"IDAT", b"")]
+    parts = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks]
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
 @pytest.mark.parametrize(("break_it", "said"), [
     (lambda root: (root / "test").rename(root / "tset"), "there is no folder test/"),
     (lambda root: [p.rename(root / p.name) for p in [root / "train" / "dog"]], "one class only (cat)"),
+    (lambda root: [emptied(root / split) for split in ("train", "test")], "train/ holds no class folder"),
+    (lambda root: emptied(root / "test"), "test/ holds no class folder"),
+    (lambda root: enormous(root / "train" / "cat" / "0.png"), "train/cat/0.png is unreadable: Image size (3600000000"),
 ])  # fmt: skip
-def test_missing_parts(pictures, break_it, said):
+def test_what_cannot_be_a_data_set(pictures, break_it, said):
     break_it(pictures)
     with pytest.raises(KilnError, match=said.replace("(", r"\(").replace(")", r"\)")):
         training.data.load("folder", root=pictures)

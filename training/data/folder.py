@@ -68,6 +68,8 @@ def _listing(root: Path, split: str, problems: list[str]) -> dict[str, list[Path
             )
         if not found[entry.name]:
             problems.append(f"{split}/{entry.name} holds no image")
+    if not found:
+        problems.append(f"{split}/ holds no class folder")
     return found
 
 
@@ -84,12 +86,14 @@ def _compare_classes(train: list[str], test: list[str], problems: list[str]) -> 
 
 def _decode_all(files: list[Path], problems: list[str]) -> dict[Path, NDArray[np.uint8]]:
     """Every readable file as uint8 `[H, W, 3]`."""
+    from PIL import Image
+
     images: dict[Path, NDArray[np.uint8]] = {}
     with console.progress() as bar:
         for file in bar.track(files, description="reading images"):
             try:
                 images[file] = decode(file)
-            except (OSError, ValueError, SyntaxError) as error:
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0].replace(str(file), file.name)
                 problems.append(f"{'/'.join(file.parts[-3:])} is unreadable: {reason[:80]}")
     return images
