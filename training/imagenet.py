@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import catalog
 from catalog import KilnError, Recipe
 from training.models import Shape
 
@@ -31,15 +32,20 @@ def application(keras: Any, name: str, shape: Shape, recipe: Recipe) -> tuple[An
     except Exception as error:
         if weights is None or not ("URL fetch failure" in str(error) or isinstance(error, OSError)):
             raise
-        file = _FILES[name]
         raise KilnError(
-            f"the ImageNet weights of {name} could not be downloaded. Put {file} into ~/.keras/models/ as "
-            f"{_cached(name, file)}, or train from nothing with --weights none"
+            f"the ImageNet weights of {name} could not be downloaded. Put {_FILES[name]} into ~/.keras/models/ under "
+            "its own name, or train from nothing with --weights none"
         ) from error
     for layer in body.layers[: recipe.frozen_layers + 2]:  # the input and the scaling come first
         layer.trainable = False
     return image, body.output
 
 
-def _cached(name: str, file: str) -> str:
-    return file.rpartition("/")[2]
+def recipes() -> list[str]:
+    """The recipes that take these weights, as `<model> <recipe>`."""
+    return [
+        f"{model} {name}"
+        for model in catalog.plugin_names("training.models")
+        for name, recipe in catalog.plugin("training.models", model).RECIPES.items()
+        if recipe.stem == "imagenet"
+    ]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog import CARD, Card, Recipe, Store, sha256_of
+from catalog import CARD, Card, KilnError, Recipe, Store, sha256_of
+from training import imagenet
 from training.checkpoint import Checkpoints
 from training.data import Dataset
 
@@ -31,6 +32,18 @@ class Job:
     start: Path | None = None  # the file of a logits network to go on with, instead of a new one of the architecture
     watch: Callable[[int, int, str], bool] | None = None  # told steps done, of how many, figures; True stops the run
     teachers: Store | None = None  # where the teacher is kept, if not in `store`
+
+    def __post_init__(self) -> None:
+        """Refuses ImageNet weights for a network that would not take them.
+
+        Raises:
+            KilnError: Names the recipes that do.
+        """
+        if self.recipe.weights == "imagenet" and self.recipe.stem != "imagenet":
+            raise KilnError(
+                f"{self.architecture} by recipe {self.recipe_name} does not begin with ImageNet weights; these recipes "
+                f"do: {', '.join(imagenet.recipes())}"
+            )
 
     @property
     def identity(self) -> dict[str, Any]:

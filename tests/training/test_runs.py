@@ -190,6 +190,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     [
         (["lenett"], "did you mean 'lenet'"),
         (["lenet", "--recipe", "fast"], "it has: report, cpu"),
+        (
+            ["lenet", "--dataset", "digits", "--weights", "imagenet"],
+            "these recipes do: mobilenetv2 report,",
+        ),
+        (
+            ["mobilenetv2", "-d", "digits", "-r", "cpu", "--weights", "imagenet"],
+            "mobilenetv2 by recipe cpu does not",
+        ),
         (["lenet", "--dataset", "cifar"], "There are: cifar10, digits, folder"),
         (["lenet", "--dataset", "digits", "--name", "../x"], "cannot name a model"),
         (["../../etc/passwd"], "There are: alexnet"),
