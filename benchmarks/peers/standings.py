@@ -70,8 +70,10 @@ def _line(row: Row, cell: Cell, mine: Cell | None) -> str:
 
 
 def _ratio(row: Row, cell: Cell, mine: Cell | None) -> str:
-    if row.name == OURS.name or not mine or not mine.requests_per_s or not cell.requests_per_s:
+    if row.name == OURS.name or not mine or not cell.requests_per_s:
         return ""
+    if not mine.requests_per_s:
+        return "▼ we lose: ours failed"
     ratio = mine.requests_per_s / cell.requests_per_s
     return f"{ratio:.2f}" + (" ▼ we lose" if ratio < 1 else "")
 
@@ -104,17 +106,32 @@ def _verdict(mine: Row, row: Row) -> str:
     found = [figure for figure in _figures(mine, row) if figure.comparable]
     lost = [str(figure) for figure in found if figure.behind > EVEN]
     even = [str(figure) for figure in found if 0 < figure.behind <= EVEN]
-    failed = [
-        f"{cell.says} by {_clients(cell.connections)}" for row in (mine, row) for cell in row.cells if cell.reason
-    ]
+    failed = _failures(mine, row)
     said = [f"we lose in {len(lost)} of {len(found)} figures: {'; '.join(lost)}"] if lost else []
+    if failed["ours"]:
+        said.insert(0, f"we lose where ours failed and theirs did not: {'; '.join(failed['ours'])}")
     if even:
         said.append(f"behind by less than {EVEN:.0%}, which one run cannot tell from even: {'; '.join(even)}")
-    if failed:
-        said.append(f"failed and not compared: {'; '.join(failed)}")
     if not lost and not even:
-        said.insert(0, f"we lose in none of {len(found)} figures")
+        said.append(f"we lose in none of {len(found)} figures" + (" that both have" if failed["ours"] else ""))
+    if failed["theirs"]:
+        said.append(f"theirs failed and ours did not: {'; '.join(failed['theirs'])}")
+    if failed["both"]:
+        said.append(f"both failed: {'; '.join(failed['both'])}")
     return f"{row.title}: " + ". ".join(said)
+
+
+def _failures(mine: Row, row: Row) -> dict[str, list[str]]:
+    """The loads at which only `ours` failed, only `theirs`, and `both`."""
+    found: dict[str, list[str]] = {"ours": [], "theirs": [], "both": []}
+    theirs = {(cell.way, cell.connections): cell for cell in row.cells}
+    for cell in mine.cells:
+        other = theirs.get((cell.way, cell.connections))
+        if other is None or not (cell.reason or other.reason):
+            continue
+        side = "theirs" if not cell.reason else "both" if other.reason else "ours"
+        found[side].append(f"{_kind(cell.way)} by {_clients(cell.connections)}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -153,7 +170,7 @@ def _figures(mine: Row, row: Row) -> list[Figure]:
         ours = own.get((cell.way, cell.connections))
         if ours is None:
             continue
-        where = f"{'PNG' if cell.way == 'png' else 'tensor'}, {_clients(cell.connections)}"
+        where = f"{_kind(cell.way)}, {_clients(cell.connections)}"
         found += [
             Figure(f"requests/s ({where})", "", ours.requests_per_s, cell.requests_per_s, more_is_better=True),
             Figure(f"p50 ({where})", "ms", ours.p50_ms, cell.p50_ms),
@@ -163,6 +180,10 @@ def _figures(mine: Row, row: Row) -> list[Figure]:
     found.append(Figure("start to ready", "s", mine.ready_s, row.ready_s))
     memory = [one.memory_bytes / 1e6 if one.memory_bytes else None for one in (mine, row)]
     return [*found, Figure("memory", "MB", memory[0], memory[1])]
+
+
+def _kind(way: str) -> str:
+    return "PNG" if way == "png" else "tensor"
 
 
 def _clients(count: int) -> str:

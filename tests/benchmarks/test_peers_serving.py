@@ -139,9 +139,8 @@ def test_the_table_says_where_we_lose() -> None:
     )
     assert "p99 (tensor, 1 connection) 20.0 against 10.0 ms (2.00 of theirs)" in quick
     assert "behind by less than 5%" in quick and "CPU a request (PNG, 16 connections) 500 against 490 µs" in quick
-    assert (
-        behind.startswith("Slow: we lose in none of 6 figures") and "failed and not compared: JSON by 1 conn" in behind
-    )
+    assert behind.startswith("Slow: we lose in none of 6 figures.")
+    assert behind.endswith("theirs failed and ours did not: tensor by 1 connection")
     assert gone == "Gone: no figures, because gone is not installed; run: make peers-setup"
     told = {
         "model": "lenet", "version": "onnx-int8", "sha256": "a" * 64, "threads": 1, "batch": 1,
@@ -154,6 +153,22 @@ def test_the_table_says_where_we_lose() -> None:
     assert any(line.startswith("| 16 | Slow |") and "| 10.00 |" in line for line in lines)
     assert any("| 1 | Slow |" in line and "failed" in line and "it lost 3" in line for line in lines)
     assert sum("Gone" in line for line in lines) == 4 and any("busy with other work" in line for line in lines)
+
+
+def test_our_failure_where_theirs_held_is_a_loss() -> None:
+    def cell(way: str, connections: int, why: str) -> Cell:
+        return Cell(way, connections, "", reason=why) if why else Cell(way, connections, "", 100.0, 1.0, 2.0, 500.0)
+
+    def row(name: str, png: str, tensor: str) -> Row:
+        cells = [cell("png", 16, ""), cell("png", 1, png), cell("tensor", 1, tensor)]
+        return Row(name, name.title(), "1", 1.0, 100_000_000, 1, cells)
+
+    rows = [row("modelkiln", "it lost 3", "it lost 4"), row("peer", "", "it hung")]
+    (told,) = standings.verdicts(rows)
+    assert told.startswith("Peer: we lose where ours failed and theirs did not: PNG by 1 connection. ")
+    assert "we lose in none of 6 figures that both have" in told
+    assert told.endswith("both failed: tensor by 1 connection")
+    assert "| 100 | ▼ we lose: ours failed |" in standings._loads(rows, "png")
 
 
 def test_calls_over_grpc_carry_tensors_both_ways(subject: Subject) -> None:
