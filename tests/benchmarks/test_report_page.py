@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,6 +134,19 @@ def test_axe_finds_nothing_and_the_page_fits(page: Browser, scheme: str, width: 
 def test_it_asks_nobody_and_complains_of_nothing(page: Browser) -> None:
     assert [url for url in page.requested() if not url.startswith(("file:", "data:"))] == []
     assert page.complaints() == []
+
+
+def test_where_nothing_was_measured_the_reasons_stand_and_no_plot(
+    browser: Browser, golden: Results, tmp_path: Path
+) -> None:
+    gone: dict[str, Any] = {"accuracy": None, "p50_ms": None, "size_bytes": None, "images_per_s_at": {}}
+    rows = [dataclasses.replace(row, status="failed", reason="it fell over", **gone) for row in golden.rows]
+    write(render(dataclasses.replace(golden, rows=rows, details={}), pictures=False), tmp_path)
+    browser.events.clear()
+    browser.go((tmp_path / "report.html").as_uri())
+    assert browser.wait(SHOWN) == len(rows) and browser.run("document.querySelector('.explore').hidden")
+    search(browser, "lenet fell over")
+    assert 0 < browser.run(SHOWN) < len(rows) and browser.complaints() == []
 
 
 @pytest.mark.slow

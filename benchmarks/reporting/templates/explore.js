@@ -63,7 +63,6 @@ class Explorer {
     this.tip.className = "tip";
     this.tip.hidden = true;
     figure.append(this.tip);
-    figure.hidden = this.group.points.length === 0;
     new ResizeObserver(() => { if (this.canvas.clientWidth !== this.width) this.draw(); }).observe(this.canvas);
     this.draw();
   }
@@ -221,7 +220,11 @@ class Explorer {
   }
 }
 
-const explorers = [...document.querySelectorAll(".explore")].map((figure) => { figure.hidden = false; return new Explorer(figure); });
+/* Without a measured point there is no plot; the table below tells the reasons. */
+const explorers = [...document.querySelectorAll(".explore")].map((figure) => {
+  figure.hidden = DATA.groups[Number(figure.dataset.group)].points.length === 0;
+  return figure.hidden ? { shown: new Set(), draw() {} } : new Explorer(figure);
+});
 
 /* The filter narrows the table below it and the plot above it. */
 for (const form of document.querySelectorAll(".filter")) {
