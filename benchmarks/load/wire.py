@@ -14,6 +14,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+PATIENCE_S = 10.0  # for the last answers of an open loop
+
 
 def request(path: str, body: bytes, headers: dict[str, str] | None = None, method: str = "POST") -> bytes:
     """A whole request, kept alive."""
@@ -24,19 +26,23 @@ def request(path: str, body: bytes, headers: dict[str, str] | None = None, metho
 
 @dataclass
 class Seen:
-    """What came of a load; latencies are seconds, of answers with status 200 and of refusals apart."""
+    """What came of a load; latencies are seconds, of answers with status 200 and of refusals apart.
+
+    Every request that was due is in `offered`, and ends as an answer or in `lost`.
+    """
 
     seconds: float = 0.0
     good: array[float] = field(default_factory=lambda: array("d"))
     refused: array[float] = field(default_factory=lambda: array("d"))
     statuses: Counter[int] = field(default_factory=Counter)
-    lost: int = 0  # connections that ended within a request, or could not be had
+    lost: int = 0  # requests whose connection ended or could not be had, or that were not answered in the end
     offered: int = 0
+    after: int = 0  # good answers that came after the `seconds`
 
     @property
     def rate(self) -> float:
-        """Good answers a second."""
-        return len(self.good) / self.seconds if self.seconds else 0.0
+        """Good answers a second, of those that came within the `seconds`."""
+        return (len(self.good) - self.after) / self.seconds if self.seconds else 0.0
 
     def ms(self, percent: float, of: array[float] | None = None) -> float:
         """A percentile of the good answers' latencies, or of others', in milliseconds; 0 of none."""
@@ -66,7 +72,6 @@ class Connection(asyncio.Protocol):
         assert self.transport is not None
         self.begun = time.perf_counter() if begun is None else begun
         self.busy = True
-        self.seen.offered += 1
         self.transport.write(content)
 
     def data_received(self, data: bytes) -> None:
@@ -121,6 +126,7 @@ async def closed(
             task.add_done_callback(making.discard)
         else:
             turn += 1
+            seen.offered += 1
             connection.ask(contents[turn % len(contents)])
 
     async def start() -> None:
@@ -152,6 +158,7 @@ class _Arrivals:
         self.pool: list[Connection] = []
         self._idle: deque[Connection] = deque()
         self._late: deque[float] = deque()
+        self._sent = 0
 
     async def connect(self, port: int, connections: int) -> None:
         loop = asyncio.get_running_loop()
@@ -163,6 +170,7 @@ class _Arrivals:
         self._idle.extend(self.pool)
 
     def arrive(self, due: float) -> None:
+        self.seen.offered += 1
         if self._idle:
             self._send(self._idle.popleft(), due)
         else:
@@ -177,26 +185,36 @@ class _Arrivals:
             self._idle.append(connection)
 
     def _send(self, connection: Connection, due: float) -> None:
-        connection.ask(self._contents[self.seen.offered % len(self._contents)], due)
+        self._sent += 1
+        connection.ask(self._contents[self._sent % len(self._contents)], due)
 
-    async def end(self) -> None:
-        """Waits for what is under way; what never was is forgotten."""
-        self._late.clear()
-        for _ in range(200):
-            if not any(connection.busy for connection in self.pool):
-                break
+    async def end(self, patience_s: float) -> None:
+        """Waits for what is under way and for what still waits for a connection; what is not answered then is lost."""
+        deadline = time.perf_counter() + patience_s
+        while any(connection.busy for connection in self.pool) and time.perf_counter() < deadline:
             await asyncio.sleep(0.05)
+        self.seen.lost += len(self._late)
+        self._late.clear()
         for connection in self.pool:
+            self.seen.lost += connection.busy
+            connection.busy = False
             if connection.transport:
                 connection.transport.close()
 
 
 async def open_loop(
-    port: int, contents: list[bytes], rate: float, connections: int, seconds: float, seed: int = 0
+    port: int,
+    contents: list[bytes],
+    rate: float,
+    connections: int,
+    seconds: float,
+    seed: int = 0,
+    patience_s: float = PATIENCE_S,
 ) -> Seen:
     """Requests that arrive at random (Poisson) whatever the answers do; latency counts from when each was due.
 
-    One that finds all connections busy waits here, and its wait counts: the generator's own limit is not hidden.
+    One that finds all connections busy waits here, and its wait counts: the generator's own limit is not hidden. Those
+    of the last moment are waited for, up to `patience_s`: their latencies count, the rate is without them.
     """
     seen, chance = Seen(), random.Random(seed)
     arrivals = _Arrivals(seen, contents)
@@ -211,6 +229,7 @@ async def open_loop(
         elif count % 16 == 0:  # behind: the answers must be read all the same
             await asyncio.sleep(0)
         arrivals.arrive(due)
-    seen.seconds = time.perf_counter() - begun
-    await arrivals.end()
+    seen.seconds, within = time.perf_counter() - begun, len(seen.good)
+    await arrivals.end(patience_s)
+    seen.after = len(seen.good) - within
     return seen

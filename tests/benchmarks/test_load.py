@@ -1,0 +1,89 @@
+"""The load generator against servers of known slowness, and rows that cannot be measured."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks import load
+from benchmarks.load import wire
+from catalog import KilnError, Store
+
+TAKES_S = 0.02
+CONTENT = wire.request("/", b"")
+
+
+async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server whose connections take `TAKES_S` for each request."""
+    with suppress(asyncio.IncompleteReadError, ConnectionError):
+        while await reader.readuntil(b"\r\n\r\n"):
+            await asyncio.sleep(TAKES_S)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    writer.close()
+
+
+def under(loaded: Callable[[int], Awaitable[wire.Seen]]) -> wire.Seen:
+    """What a load on the slow server comes to, given its port."""
+
+    async def whole() -> wire.Seen:
+        server = await asyncio.start_server(slow, "127.0.0.1", 0)
+        async with server:
+            seen = await loaded(server.sockets[0].getsockname()[1])
+            await asyncio.sleep(2 * TAKES_S)  # its connections end too
+        return seen
+
+    return asyncio.run(whole())
+
+
+def overloaded(patience_s: float) -> wire.Seen:
+    """Five times what two connections can do, for a quarter of a second."""
+    return under(lambda port: wire.open_loop(port, [CONTENT], 10 / TAKES_S, 2, 0.25, patience_s=patience_s))
+
+
+def test_requests_that_wait_for_a_connection_are_not_forgotten() -> None:
+    seen = overloaded(patience_s=10)
+    assert seen.offered == len(seen.good) > 80 and not seen.lost  # 25 of them in time
+    assert seen.ms(99) > 500  # the last one due was answered last
+    assert seen.rate <= 1.2 * 2 / TAKES_S and seen.after > len(seen.good) / 2  # what came afterwards is no goodput
+
+
+def test_requests_that_are_not_answered_in_the_end_are_lost() -> None:
+    seen = overloaded(patience_s=0.1)
+    assert seen.lost > 20 and seen.offered == len(seen.good) + seen.lost
+
+
+def test_a_closed_load_offers_what_it_sends() -> None:
+    seen = under(lambda port: wire.closed(port, [CONTENT], 2, 0.2))
+    assert seen.offered == len(seen.good) > 2 and not seen.lost and not seen.after
+
+
+@pytest.mark.parametrize("error", [KilnError("no zoo"), psutil.NoSuchProcess(7), ConnectionRefusedError("refused")])
+def test_a_row_that_cannot_be_measured_says_why(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fails(plan: load.Plan) -> load.Row:
+        raise error
+
+    plan = load.Plan(Store(tmp_path), 1.0, 1, 1, "lenet", "simcnn")
+    kept = load.Row("kept", 1.0, "", "", True, {})
+    monkeypatch.setattr(load, "ROWS", {"memory": fails, "kept": lambda plan: kept})
+    row, other = load.measure(plan, ["memory", "kept"])
+    assert row.met is None and row.detail["reason"] == str(error) and other == kept
+
+
+def test_what_was_refused_or_lost_is_no_load_held() -> None:
+    class Server:
+        name = "modelkiln"
+
+    seen = wire.Seen(1.0, statuses=Counter({200: 9}))
+    assert load.answered(Server(), seen) is seen  # type: ignore[arg-type]
+    for wrong in (wire.Seen(statuses=Counter({200: 9, 429: 1})), wire.Seen(lost=1, statuses=Counter({200: 9}))):
+        with pytest.raises(KilnError, match=r"modelkiln answered .*200.* and lost [01] requests"):
+            load.answered(Server(), wrong)  # type: ignore[arg-type]
+    assert load.broken(Counter({200: 5, 429: 4, 500: 3, 502: 2, 503: 9})) == 5
