@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,7 @@ from benchmarks import results
 from benchmarks.judging.compare import groups
 from benchmarks.measuring.process import thread_environment
 from benchmarks.reporting import words
-from benchmarks.scale import fleet
+from benchmarks.scale import fleet, worker
 from catalog import ROOT, KilnError, Store, Variant, plugin
 
 PAGE = ROOT / "docs" / "scale.md"
@@ -70,18 +71,23 @@ def text(found: results.Results, source: str, http_us: float = HTTP_US, core_hou
         raise KilnError(f"{source} has no variant that serving could take; run: make benchmark")
     chosen = next(row for row, _ in served if row.variant == _example(found))
     of = fleet.service(chosen, found.details[str(chosen.variant)])
+    check = json.loads(CHECK.read_text(encoding="utf-8")) if CHECK.is_file() else None
+    factors = sorted(row["p99_ms"] / row["simulated_p99_ms"] for row in check["rows"]) if check else []
+    factor = statistics.median(factors) if factors else None
     context = {
         "source": source,
         "machine": found.machine.cpu,
         "threads": found.threads,
         "rates": RATES,
-        "rows": [_cores(row, detail, core_hour) for row, detail in served],
-        "with_http": [_cores(row, detail, core_hour, http_us / 1e6) for row, detail in served] if http_us else [],
+        "rows": [_cores(row, detail, core_hour, factor) for row, detail in served],
+        "with_http": [_cores(row, detail, core_hour, factor, http_us / 1e6) for row, detail in served if http_us],
+        "factor": factor,
+        "factors": factors,
         "example": str(chosen.variant),
         "fullest": fleet.FULLEST,
         "windows": _windows(of),
         "surges": _surges(of),
-        "check": json.loads(CHECK.read_text(encoding="utf-8")) if CHECK.is_file() else None,
+        "check": check,
         "http_us": http_us,
         "core_hour": core_hour,
         "limit_ms": LIMIT_MS,
@@ -109,14 +115,22 @@ def _example(found: results.Results) -> Variant:
     ).row.variant
 
 
-def _cores(row: catalog.Measurement, detail: results.Detail, core_hour: float, http_s: float = 0.0) -> dict[str, Any]:
+def _cores(
+    row: catalog.Measurement, detail: results.Detail, core_hour: float, factor: float | None, http_s: float = 0.0
+) -> dict[str, Any]:
+    """Cores by rate, and at the highest rate those that are left if the real p99 is `factor` times the simulated."""
     of = fleet.service(row, detail, http_s)
-    each = fleet.held(of, LIMIT_MS)
-    found = {rate: fleet.needed(rate, each) for rate in RATES}
-    largest = found[RATES[-1]]
-    cost = None if largest is None else fleet.cost_per_million(largest * of.cores, RATES[-1], core_hour)
-    cores = {rate: None if replicas is None else replicas * of.cores for rate, replicas in found.items()}
-    return {"name": str(row.variant), "cores": cores, "cost": cost, "batch": of.most}
+
+    def cores(rate: float, each: float) -> int | None:
+        replicas = fleet.needed(rate, each)
+        return None if replicas is None else replicas * of.cores
+
+    each, largest = fleet.held(of, LIMIT_MS), RATES[-1]
+    found = {rate: cores(rate, each) for rate in RATES}
+    needed = found[largest]
+    cost = None if needed is None else fleet.cost_per_million(needed, largest, core_hour)
+    careful = cores(largest, fleet.held(of, LIMIT_MS / factor)) if factor else None
+    return {"name": str(row.variant), "cores": found, "careful": careful, "cost": cost, "batch": of.most}
 
 
 def _windows(of: fleet.Service) -> list[dict[str, Any]]:
@@ -126,20 +140,13 @@ def _windows(of: fleet.Service) -> list[dict[str, Any]]:
 
 def _surges(of: fleet.Service) -> list[dict[str, Any]]:
     """A rise of the load by `RISE`, by lag, for fleets with more and more room."""
-    rate = float(RATES[-1])
-    replicas = fleet.needed(rate, fleet.held(of, LIMIT_MS)) or math.ceil(rate / of.capacity)
+    rate, each = float(RATES[-1]), fleet.held(of, LIMIT_MS)
+    replicas = fleet.needed(rate, each) or math.ceil(rate / of.capacity)
     found = []
     for room in HEADROOMS:
-        capacity = replicas * room * of.capacity
-        grown = math.ceil(replicas * RISE * max(room, 1.05)) * of.capacity
-        surges = [fleet.surge(capacity, rate, RISE, float(lag), grown, LIMIT_MS / 1e3) for lag in LAGS_S]
-        found.append(
-            {
-                "room": room,
-                "cores": math.ceil(replicas * room) * of.cores,
-                "by_lag": list(zip(LAGS_S, surges, strict=True)),
-            }
-        )
+        before, grown = math.ceil(replicas * room), math.ceil(replicas * RISE * max(room, 1.05))
+        surges = [fleet.surge(of, before, RISE * rate, float(lag), grown, LIMIT_MS) for lag in LAGS_S]
+        found.append({"room": room, "cores": before * of.cores, "by_lag": list(zip(LAGS_S, surges, strict=True))})
     return found
 
 
@@ -179,7 +186,8 @@ def check(
     for row in rows:
         console.out.print(
             f"{row.workers} x {row.rate:,.0f}/s: p50 {row.p50_ms:.3f} ms (simulated {row.simulated_p50_ms:.3f}), "
-            f"p99 {row.p99_ms:.3f} ms (simulated {row.simulated_p99_ms:.3f})",
+            f"p99 {row.p99_ms:.3f} ms (simulated {row.simulated_p99_ms:.3f}), "
+            f"{row.p99_ms / row.simulated_p99_ms:.1f} times the simulated",
             highlight=False,
         )
     if out is not None:
@@ -211,8 +219,7 @@ def _compared(store: Store, card: catalog.VariantCard, workers: int, seconds: fl
         command = [sys.executable, "-m", "benchmarks.scale.worker"]
         environment = {**os.environ, **thread_environment(1)}
         running = [subprocess.Popen([*command, json.dumps(one)], cwd=ROOT, env=environment) for one in jobs]
-        if any([child.wait(600) for child in running]):
-            raise KilnError("a worker failed; what it said stands above")
+        _await(running, worker.seconds(jobs[0]))
         told = [json.loads(Path(str(one["out"])).read_text()) for one in jobs]
     by_share: dict[float, list[Compared]] = {}
     for loads in zip(*told, strict=True):
@@ -229,6 +236,24 @@ def _compared(store: Store, card: catalog.VariantCard, workers: int, seconds: fl
         )
         by_share.setdefault(row.share, []).append(row)
     return [_median(rows) for _, rows in sorted(by_share.items())]
+
+
+def _await(running: list[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Waits for the workers to end; none of them lives on.
+
+    Raises:
+        KilnError: One failed, or they took longer than `seconds` together.
+    """
+    deadline = time.monotonic() + seconds
+    try:
+        if any([child.wait(max(0.0, deadline - time.monotonic())) for child in running]):
+            raise KilnError("a worker failed; what it said stands above")
+    except subprocess.TimeoutExpired as error:
+        raise KilnError(f"the workers were not done after {seconds:.0f} s; fewer --seconds or --rounds are") from error
+    finally:
+        for child in running:
+            child.kill()
+            child.wait()
 
 
 def _simulated(load: dict[str, Any]) -> fleet.Outcome:

@@ -1,9 +1,8 @@
 """A simulation of replicas behind a load balancer, from the service times that a run measured. Seeded and pure.
 
 Requests are handed out at random, as many balancers without a common memory do: every replica then sees Poisson
-arrivals of its own, all are alike, and simulating one simulates them all. One balancer that hands out in turn among N
-does better: a replica sees every N-th arrival, whose gaps are Gamma distributed with shape N. A replica takes what
-waits, in powers of two up to its best batch, as `benchmarks.measuring.server` does for real.
+arrivals of its own, all are alike, and simulating one simulates them all. A replica takes what waits, in powers of two
+up to its best batch, as `benchmarks.measuring.server` does for real.
 """
 
 from __future__ import annotations
@@ -69,19 +68,26 @@ class Outcome:
     p99_ms: float
     batch: float  # images taken together, on average
     busy: float  # share of the time a replica computes
+    late: float = 0.0  # share of the requests that waited longer than the limit
 
 
 def simulate(
-    of: Service, rate: float, window_s: float = 0.0, seed: int = 0, queries: int = QUERIES, in_turn_among: int = 1
+    of: Service,
+    rate: float,
+    window_s: float = 0.0,
+    seed: int = 0,
+    queries: int = QUERIES,
+    limit_ms: float = math.inf,
 ) -> Outcome:
     """A replica that gets `rate` images/s and waits up to `window_s` for company before it begins a batch."""
-    rng = np.random.default_rng((seed, in_turn_among, round(rate), round(window_s * 1e6)))
-    due = np.cumsum(rng.gamma(in_turn_among, 1 / (rate * in_turn_among), queries))
+    rng = np.random.default_rng((seed, round(rate), round(window_s * 1e6)))
+    due = np.cumsum(rng.exponential(1 / rate, queries))
     extra = np.interp(rng.random(queries), (0, 0.5, 0.9, 0.99, 1), of.spread_s)
     latencies, batches, busy = _served(of, due, extra, window_s)
-    settled = latencies[queries // 10 :]  # the first requests meet an empty replica
-    p50, p99 = (float(np.percentile(settled, q)) * 1e3 for q in (50, 99))
-    return Outcome(p50, p99, queries / batches, min(1.0, busy / float(due[-1])))
+    settled = latencies[queries // 10 :] * 1e3  # the first requests meet an empty replica
+    p50, p99 = (float(np.percentile(settled, q)) for q in (50, 99))
+    late = float((settled > limit_ms).mean())
+    return Outcome(p50, p99, queries / batches, min(1.0, busy / float(due[-1])), late)
 
 
 def _served(
@@ -108,12 +114,12 @@ def _served(
     return latencies, batches, busy
 
 
-def held(of: Service, limit_ms: float, window_s: float = 0.0, seed: int = 0, in_turn_among: int = 1) -> float:
+def held(of: Service, limit_ms: float, window_s: float = 0.0, seed: int = 0) -> float:
     """The highest rate of one replica, in images/s, that keeps p99 under the limit, up to `FULLEST`."""
     low, high = 0, FULLEST
     while low < high:
         middle = (low + high + 1) // 2
-        fine = simulate(of, middle / 100 * of.capacity, window_s, seed, QUERIES, in_turn_among).p99_ms <= limit_ms
+        fine = simulate(of, middle / 100 * of.capacity, window_s, seed).p99_ms <= limit_ms
         low, high = (middle, high) if fine else (low, middle - 1)
     return low / 100 * of.capacity
 
@@ -133,25 +139,34 @@ class Surge:
     """What a sudden rise of the load does before and after new replicas arrive."""
 
     late_requests: float  # that waited longer than the limit
-    longest_wait_s: float
-    recovered_s: float  # after the rise until nothing waits longer than the limit; infinite where it never does
+    recovered_s: float  # after the rise until p99 is under the limit again; infinite where it never is
 
 
-def surge(capacity: float, rate: float, factor: float, lag_s: float, grown: float, limit_s: float) -> Surge:
-    """A rise of the load from `rate` to `factor` times it, met `lag_s` later by a capacity of `grown` images/s.
+def surge(of: Service, replicas: int, load: float, lag_s: float, grown: int, limit_ms: float) -> Surge:
+    """A rise of the load to `load` images/s, met by `replicas`, and by `grown` of them `lag_s` later.
 
-    Counted as a flow: what arrives beyond the capacity queues up and is served in order, so an image waits for as long
-    as the queue before it takes at the capacity of the moment.
+    Below what the replicas hold p99 stays under the limit. Between that and their capacity nothing piles up, but queues
+    are as long as in a simulation of that load; beyond the capacity they grow.
     """
-    load = rate * factor
-    behind = max(0.0, load - capacity) * lag_s  # images waiting when the new replicas arrive
-    begins = limit_s * capacity / (load - capacity) if load > capacity else math.inf
-    if behind <= limit_s * grown:
-        if load > grown:
-            return Surge(math.inf, math.inf, math.inf)
-        late_until = lag_s if begins < lag_s else begins
-    else:
-        late_until = lag_s + (behind - limit_s * grown) / (grown - load) if grown > load else math.inf
-    if begins >= late_until:
-        return Surge(0.0, behind / capacity, 0.0)
-    return Surge(load * (late_until - begins), behind / capacity, late_until)
+    holds = held(of, limit_ms)
+    if load > grown * holds:
+        return Surge(math.inf, math.inf)
+    if load <= replicas * holds:
+        return Surge(0.0, 0.0)
+    if load >= replicas * of.capacity:
+        return piled_up(replicas * of.capacity, load, lag_s, grown * of.capacity, limit_ms / 1e3)
+    return Surge(simulate(of, load / replicas, limit_ms=limit_ms).late * load * lag_s, lag_s)
+
+
+def piled_up(capacity: float, load: float, lag_s: float, grown: float, limit_s: float) -> Surge:
+    """A load above the capacity until that has `grown` beyond it, all in images/s, counted as a flow.
+
+    What arrives beyond the capacity queues up and is served in order, so an image waits for as long as the queue before
+    it takes at the capacity of the moment.
+    """
+    behind = (load - capacity) * lag_s  # images waiting when the new replicas arrive
+    begins = limit_s * capacity / (load - capacity)
+    late_until = lag_s
+    if behind > limit_s * grown:
+        late_until += (behind - limit_s * grown) / (grown - load)
+    return Surge(load * (late_until - begins), late_until) if begins < late_until else Surge(0.0, 0.0)

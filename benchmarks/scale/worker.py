@@ -48,6 +48,11 @@ def main(job: dict[str, Any]) -> None:
     write_atomic(Path(job["out"]), json.dumps(loads))
 
 
+def seconds(job: dict[str, Any]) -> float:
+    """How long all loads of a job may take: thrice what is planned, and ten minutes for whatever disturbs."""
+    return 600 + 3 * int(job["rounds"]) * len(LOADS) * (float(job["seconds"]) + len(SIZES) * SAMPLE_S)
+
+
 def _recorded(run: Run, during: Times) -> Run:
     def recording(first: int, size: int) -> None:
         start = time.perf_counter()
@@ -60,14 +65,15 @@ def _recorded(run: Run, during: Times) -> Run:
 def _service(alone: dict[int, float], during: Times) -> dict[str, Any]:
     """What the simulation takes: the times of the load's own batches, and how much longer than `alone` they took.
 
-    A size of which the load made few is taken from before, and as much slower as the others.
+    A size of which the load made few is taken from before, and as much slower as the others. The spread ends at the
+    p99, as that of `fleet.service` does.
     """
     seen = {size: float(np.median(found)) for size, found in during.items() if len(found) >= FEW}
     weights = [len(during[size]) * alone[size] for size in seen]
     slower = float(np.average([seen[size] / alone[size] for size in seen], weights=weights)) if seen else 1.0
     batch_s = {size: seen.get(size, slower * seconds) for size, seconds in alone.items()}
     beyond = [seconds - batch_s[size] for size, found in during.items() for seconds in found]
-    spread = np.percentile(beyond, (0, 50, 90, 99, 99.9))
+    spread = np.percentile(beyond, (0, 50, 90, 99, 99))
     return {"batch_s": batch_s, "spread_s": spread.tolist(), "slower": slower}
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import results, scale
+from benchmarks.reporting import words
 from benchmarks.results import Results
-from benchmarks.scale import fleet
-from benchmarks.scale.fleet import Service, held, needed, simulate, surge
+from benchmarks.scale import fleet, worker
+from benchmarks.scale.fleet import Service, held, needed, piled_up, simulate, surge
 from catalog import ROOT, KilnError, Variant
 
 ALONE = Service({1: 0.001}, 1)  # a thousand a second, one at a time, always as long
@@ -25,12 +29,6 @@ def test_one_replica_is_an_md1_queue(load: float) -> None:
     latencies, batches, busy = fleet._served(ALONE, due, np.zeros(len(due)), 0.0)
     assert batches == len(due) and busy / due[-1] == pytest.approx(load, rel=0.03)
     assert latencies.mean() - 0.001 == pytest.approx(0.001 * load / (2 * (1 - load)), rel=0.1)
-
-
-def test_turns_smooth_the_arrivals() -> None:
-    """The same load a replica waits less where a balancer hands out in turn among many."""
-    one, many = simulate(ALONE, 800), simulate(ALONE, 800, in_turn_among=100)
-    assert many.p99_ms < 0.6 * one.p99_ms and many.p50_ms == pytest.approx(1.0)
 
 
 def test_a_spread_of_times_costs_at_the_p99() -> None:
@@ -58,7 +56,6 @@ def test_the_rate_a_replica_holds() -> None:
     rate = held(ALONE, 5.0)
     assert 500 < rate < 950
     assert simulate(ALONE, rate).p99_ms <= 5.0 < simulate(ALONE, rate + 10).p99_ms
-    assert held(ALONE, 5.0, in_turn_among=50) > rate
     assert held(ALONE, 0.9) == 0  # one alone takes longer
     assert (needed(10_000, rate), needed(1, rate), needed(10_000, 0)) == (math.ceil(10_000 / rate), 1, None)
 
@@ -86,16 +83,67 @@ def test_cost() -> None:
     assert fleet.cost_per_million(100, 1e6, 0.36) == pytest.approx(0.01)
 
 
-def test_a_surge_in_closed_form() -> None:
+def test_a_surge_beyond_the_capacity_in_closed_form() -> None:
     """1,000 able, 1,500 come: 500/s pile up for 4 s, then 2,500 are able and 1,000/s go."""
-    found = surge(1000, 1000, 1.5, 4.0, 2500, 0.1)
-    assert found.longest_wait_s == pytest.approx(2.0)  # 2,000 before the last one, at the old capacity
+    found = piled_up(1000, 1500, 4.0, 2500, 0.1)
     assert found.recovered_s == pytest.approx(4 + (2000 - 250) / 1000)
     assert found.late_requests == pytest.approx(1500 * (found.recovered_s - 0.2))
-    short = surge(1000, 1000, 1.5, 0.3, 2500, 0.1)  # 150 behind: late at the old capacity only
+    short = piled_up(1000, 1500, 0.3, 2500, 0.1)  # 150 behind: late at the old capacity only
     assert (short.recovered_s, short.late_requests) == pytest.approx((0.3, 1500 * 0.1))
-    assert surge(1500, 1000, 1.5, 60, 1500, 0.1).late_requests == 0
-    assert math.isinf(surge(1000, 1000, 1.5, 0.0, 1400, 0.1).recovered_s)
+    assert piled_up(1000, 1500, 0.1, 2500, 0.1).late_requests == 0
+
+
+@pytest.mark.parametrize("replicas", range(16, 25))
+def test_a_surge_is_held_where_the_simulation_says_so(replicas: int) -> None:
+    """15 replicas' worth of load: fewer than that pile up, somewhat more are late at times, many hold it."""
+    found = surge(ALONE, replicas, 15_000, 60.0, 30, 5.0)
+    late = simulate(ALONE, 15_000 / replicas, limit_ms=5.0)
+    if late.p99_ms <= 5.0:
+        assert (found.late_requests, found.recovered_s) == (0.0, 0.0)
+    else:
+        assert (found.late_requests, found.recovered_s) == (late.late * 15_000 * 60, 60.0) and late.late > 0.01
+
+
+def test_a_surge_at_both_ends() -> None:
+    assert surge(ALONE, 10, 15_000, 60.0, 30, 5.0) == piled_up(10_000, 15_000, 60.0, 30_000, 0.005)
+    assert surge(ALONE, 17, 15_000, 0.0, 30, 5.0).late_requests == 0
+    assert math.isinf(surge(ALONE, 10, 15_000, 0.0, 16, 5.0).recovered_s)  # what comes does not hold it either
+
+
+def test_the_careful_column_leaves_room_for_what_the_check_found(golden: Results) -> None:
+    row = next(row for row in golden.rows if row.variant == Variant("mobilenetv2", "onnx", "int8"))
+    detail = golden.details[str(row.variant)]
+    plain, careful = (scale._cores(row, detail, 0.04, factor) for factor in (None, 3.0))
+    assert plain["careful"] is None and plain["cores"] == careful["cores"]
+    assert careful["careful"] > careful["cores"][scale.RATES[-1]]
+    hopeless = scale._cores(row, detail, 0.04, 1e3)
+    assert hopeless["careful"] is None
+
+
+def test_the_page_says_how_far_real_workers_were_off() -> None:
+    check = json.loads(scale.CHECK.read_text())
+    factors = [row["p99_ms"] / row["simulated_p99_ms"] for row in check["rows"]]
+    page = scale.PAGE.read_text(encoding="utf-8")
+    assert f"{words.digits(min(factors))} to {words.digits(max(factors))} times the simulated one" in page
+    assert "in replicas of 2 threads" in page
+
+
+def test_both_spreads_end_at_the_p99(golden: Results) -> None:
+    row = next(row for row in golden.rows if row.variant == Variant("mobilenetv2", "onnx", "int8"))
+    measured = fleet.service(row, golden.details[str(row.variant)]).spread_s
+    checked = worker._service({1: 0.001}, {1: [0.001] * 2000 + [0.002] * 30 + [0.1]})["spread_s"]
+    assert measured[3] == measured[4] and checked[3] == checked[4] == pytest.approx(0.001)
+
+
+def test_workers_that_take_too_long_are_stopped() -> None:
+    sleeping = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2)]
+    with pytest.raises(KilnError, match="not done after 0 s; fewer --seconds or --rounds"):
+        scale._await(sleeping, 0.1)
+    assert all(child.poll() for child in sleeping)
+    with pytest.raises(KilnError, match="a worker failed"):
+        scale._await([subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])], 30)
+    job = {"seconds": 40.0, "rounds": 5}
+    assert worker.seconds(job) > 2 * 5 * len(worker.LOADS) * 40
 
 
 def test_the_committed_page_is_what_some_committed_results_give() -> None:
