@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed-$(SET)
 
 DATASET ?= cifar10
-RECIPE ?= report
+RECIPE ?= cpu
 MODELS ?=
 MODEL ?= lenet
 SPACE ?= reports
@@ -68,11 +68,11 @@ format: $(READY) ## Mend formatting and what the linter can mend
 	$(BIN)/ruff check --fix .
 
 .PHONY: train
-train: $(READY) ## Train one network: make train MODEL=simcnn RECIPE=cpu
+train: $(READY) ## Train one network: make train MODEL=simcnn RECIPE=report
 	$(BIN)/python -m training $(MODEL) --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) --recipe $(RECIPE) --store $(STORE)
 
 .PHONY: train-all
-train-all: $(READY) ## Train the whole family: make train-all DATASET=cifar10
+train-all: $(READY) ## Train the whole family by its cpu recipes, up to two hours each; RECIPE=report takes others
 	$(BIN)/python -m training all --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) --recipe $(RECIPE) --store $(STORE) $(if $(MODELS),--models $(MODELS))
 
 .PHONY: sweep
@@ -80,7 +80,7 @@ sweep: $(READY) ## Train one network by many recipes: make sweep MODEL=mobilenet
 	$(BIN)/python -m training sweep $(MODEL) --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) --space $(SPACE)
 
 .PHONY: seeds
-seeds: $(READY) ## Train one recipe with three seeds: make seeds MODEL=lenet RECIPE=cpu TEACHER=simcnn
+seeds: $(READY) ## Train one recipe with three seeds: make seeds MODEL=lenet TEACHER=simcnn
 	$(BIN)/python -m training seeds $(MODEL) --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) --recipe $(RECIPE) --store $(STORE) $(if $(TEACHER),--teacher $(TEACHER))
 
 .PHONY: export-all

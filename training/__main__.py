@@ -80,7 +80,7 @@ def train(
 def train_all(
     dataset: DatasetOption = "cifar10",
     root: RootOption = None,
-    recipe: RecipeOption = "report",
+    recipe: RecipeOption = "cpu",
     models: Annotated[str, typer.Option(help="comma-separated [all of training/models]")] = "",
     cpus: Annotated[int, typer.Option(min=1, help="of each task on a Ray cluster")] = 2,
     store: StoreOption = None,

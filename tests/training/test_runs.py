@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catalog import Card, Store, read_card, sha256_of
+from catalog import Card, Store, plugin, plugin_names, read_card, sha256_of
 
 TRAIN = [sys.executable, "-m", "training"]
 ROOT = Path(__file__).parents[2]
@@ -247,3 +247,25 @@ def test_all_goes_on_after_a_failure_and_names_it(quick_store, tmp_path):
     )
     assert failed.returncode == 1 and "1 of 2 models failed: simcnn" in failed.stderr
     assert "lenet is done" in failed.stdout
+
+
+@pytest.mark.parametrize(("given", "recipe"), [([], "cpu"), (["RECIPE=report"], "report")])
+def test_make_trains_the_family_by_the_recipes_of_the_readme(given: list[str], recipe: str) -> None:
+    told = subprocess.run(
+        ["make", "--dry-run", "train-all", "DATASET=cifar10", *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"-m training all --dataset cifar10  --recipe {recipe} " in told.stdout
+    for name in plugin_names("training.models"):
+        assert recipe in plugin("training.models", name).RECIPES
+
+
+def test_the_command_trains_the_family_by_the_same() -> None:
+    import inspect
+
+    from training.__main__ import train_all
+
+    assert inspect.signature(train_all).parameters["recipe"].default == "cpu"
