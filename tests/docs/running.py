@@ -1,7 +1,7 @@
 """Runs the blocks of a page in order, as one script, in a copy of the checkout with stores of its own.
 
 Shell blocks are typed as they stand, Python blocks are given to the interpreter, those with a title become the file of
-that name. Only the port is changed, and whoever starts the service waits for it.
+that name. Only the port is changed, and what a page leaves running is noted, to be ended.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def script(found: list[Block], port: int) -> str:
         elif block.language == "python":
             lines += ["python - <<'END_OF_FILE'", _ported(block.text.rstrip("\n"), port), "END_OF_FILE"]
         else:
-            lines += [_awaited(_ported(line, port), port) for line in block.text.splitlines()]
+            lines += [_noted(_ported(line, port)) for line in block.text.splitlines()]
     return "\n".join(lines) + "\n"
 
 
@@ -84,12 +84,8 @@ def _ported(text: str, port: int) -> str:
     return text.replace("localhost:3000", f"127.0.0.1:{port}")
 
 
-def _awaited(line: str, port: int) -> str:
-    if not re.search(r"\bbentoml serve .*&$", line):
-        return line
-    ready = f"curl --output /dev/null 127.0.0.1:{port}/readyz 2>/dev/null"
-    wait = f"for _ in $(seq 200); do {ready} && break; kill -0 $!; sleep 0.3; done"
-    return f'{line}\necho $! >> "$SERVICES"\n{wait}'
+def _noted(line: str) -> str:
+    return f'{line}\necho $! >> "$SERVICES"' if re.search(r"\bbentoml serve .*&$", line) else line
 
 
 def run(folder: Path, root: Path, found: list[Block], timeout: float) -> Ran:
