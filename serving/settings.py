@@ -33,6 +33,7 @@ class Settings:
     model: str = ""  # answers where a request names none; "" is the most accurate one
     workers: int = 1  # processes that share the port
     threads: int = 1  # of a runtime, for one inference; workers x threads should not exceed the cores
+    provider: str = "cpu"  # of ONNX Runtime: cpu, cuda or tensorrt; one that is not active stops the start
     max_body_bytes: int = 8 * 1024 * 1024
     max_pixels: int = 25_000_000  # of an uploaded image, known from its header before it is decoded
     max_batch: int = 256  # images in one request

@@ -7,6 +7,7 @@ A format file defines
     PACKAGES: tuple[str, ...]        # distributions whose versions a card should tell; the first one loads it
     SERVABLE: bool                   # whether `load` does without tensorflow and keras
     BUDGETED: tuple[str, ...]        # optional: precisions made only where an accuracy budget asks for them
+    PROVIDERS: Mapping[str, …]       # optional: what `load` takes as `provider=`, "cpu" among them
     SETTINGS: dict[str, dict]        # by precision, what `convert` tells its converter; a change makes variants due
     def convert(request: Conversion) -> Converted
     def load(path: Path, threads: int, *, spinning: bool = True) -> Predict

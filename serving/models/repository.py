@@ -188,9 +188,9 @@ def open_variant(store: Store, candidate: Candidate, settings: Settings) -> Serv
     path = folder / card.file
     if card.file not in card.files:
         raise KilnError(f"{path} is not among the files its card vouches for. Export it again with --force")
-    predict: Predict = catalog.plugin("export.formats", card.variant.format).load(
-        path, fitting_threads(settings), spinning=False
-    )
+    form = catalog.plugin("export.formats", card.variant.format)
+    device = {"provider": settings.provider} if hasattr(form, "PROVIDERS") else {}
+    predict: Predict = form.load(path, fitting_threads(settings), spinning=False, **device)
     info = card.dataset
     image = np.zeros((1, info.height, info.width, 3), np.uint8)
     times = []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,15 @@ def test_a_model_that_breaks_its_contract_is_named(tmp_path: Path, content: byte
     stores.write_variant(tmp_path, stores.write_model(tmp_path, "odd"), content)
     with pytest.raises(KilnError, match=r"odd/variants/onnx-fp32/model\.onnx"):
         repository.load(Settings(store=tmp_path, zoo=tmp_path / "zoo"))
+
+
+@pytest.mark.parametrize(
+    ("provider", "sentence"),
+    [("cuda", "CUDAExecutionProvider"), ("gpu", "there are: cpu, cuda, tensorrt")],
+)
+def test_a_device_that_is_not_there_stops_the_start(here: Settings, provider: str, sentence: str) -> None:
+    with pytest.raises(KilnError, match=sentence):
+        repository.load(dataclasses.replace(here, provider=provider))
 
 
 def test_nothing_to_serve_says_what_to_run(tmp_path: Path) -> None:
