@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.judging.compare import BUDGET_POINTS, SMALLER, Group, Line
-from benchmarks.judging.regress import BLIND
-from benchmarks.judging.speed import FASTER
+from benchmarks.judging.speed import BLIND, FASTER
 from benchmarks.reporting import depth, words
 from benchmarks.results import Results
 
