@@ -1,14 +1,15 @@
-"""The figures of a row by name, unit and direction: what the CSV lists and the report's plot can be drawn over."""
+"""The figures of a row by name, unit and direction: what the CSV lists, the tables show and the plot is drawn over."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.judging.compare import Group, Line
+from benchmarks.reporting import words
 from benchmarks.results import Detail
 
 Figure = float | int | str | None
@@ -16,7 +17,10 @@ Figure = float | int | str | None
 
 @dataclass(frozen=True)
 class Column:
-    """One figure. `better` is empty for what is no merit; `axis` says whether the plot offers it."""
+    """One figure. `better` is empty for what is no merit; `axis` says whether the plot offers it.
+
+    Those of `TABLE` have a heading there, `text` for the figure, and what stands `beside` it in small print.
+    """
 
     name: str
     title: str
@@ -24,6 +28,14 @@ class Column:
     better: Literal["less", "more", ""]
     of: Callable[[Line], Figure]
     axis: bool = False
+    head: str = ""
+    text: Callable[[float | None], str] = words.digits
+    beside: Callable[[Line], str] = lambda line: ""
+
+    def shown(self, line: Line) -> str:
+        """The figure as a table has it."""
+        value = self.of(line)
+        return self.text(value) if isinstance(value, int | float) else words.NONE
 
 
 def _detail(of: Callable[[Detail], Figure]) -> Callable[[Line], Figure]:
@@ -54,24 +66,49 @@ def _peak(line: Line) -> Figure:
     return _per(line.offline.compute, 0.01, 2) if line.offline else None
 
 
+def _interval(line: Line) -> str:
+    accuracy = line.row.accuracy
+    return f"{words.percent(accuracy.low)} to {words.percent(accuracy.high)}" if accuracy else ""
+
+
+def _images(line: Line) -> str:
+    detail = line.detail
+    if detail is None or not (detail.lost or detail.won):
+        return ""
+    return f"\N{MINUS SIGN}{detail.lost} +{detail.won} images"
+
+
+def _p99_held(line: Line) -> str:
+    detail = line.detail
+    if detail is None or detail.server_rate is None:
+        return ""
+    return f"p99 {words.digits(detail.server_p99_ms)} ms" if detail.server_p99_ms else "over the limit"
+
+
 COLUMNS = (
-    Column("p50_ms", "Latency, p50", "ms an image", "less", lambda x: x.row.p50_ms, True),
+    Column("p50_ms", "Latency, p50", "ms an image", "less", lambda x: x.row.p50_ms, True, "p50 ms"),
     Column("p90_ms", "Latency, p90", "ms an image", "less", lambda x: x.row.p90_ms),
-    Column("p99_ms", "Latency, p99", "ms an image", "less", lambda x: x.row.p99_ms, True),
-    Column("size_kb", "Size", "kB on disk", "less", lambda x: _per(x.row.size_bytes, 1e3), True),
-    Column("gzip_kb", "Size, gzipped", "kB", "less", lambda x: _per(x.row.gzip_bytes, 1e3), True),
-    Column("images_per_s", "Throughput, Offline", "images/s", "more", lambda x: x.row.images_per_s, True),
+    Column("p99_ms", "Latency, p99", "ms an image", "less", lambda x: x.row.p99_ms, True, "p99",
+           beside=lambda x: f"p90 {words.digits(x.row.p90_ms)}"),
+    Column("speed_up", "Speed-up, one by one", "times", "", lambda x: x.speed_up, head="speed-up", text=words.times),
+    Column("size_kb", "Size", "kB on disk", "less", lambda x: _per(x.row.size_bytes, 1e3), True, "kB"),
+    Column("gzip_kb", "Size, gzipped", "kB", "less", lambda x: _per(x.row.gzip_bytes, 1e3), True, "gzip"),
+    Column("size_ratio", "Ratio of size", "times", "", lambda x: x.size_ratio, head="ratio", text=words.times),
+    Column("images_per_s", "Throughput, Offline", "images/s", "more", lambda x: x.row.images_per_s, True, "images/s",
+           beside=lambda x: f"batch {x.row.offline_batch}"),
     Column("offline_batch", "Best batch", "images", "", lambda x: x.row.offline_batch),
-    Column("server_rate", "Load held, Server", "images/s", "more", _detail(lambda d: d.server_rate), True),
+    Column("server_rate", "Load held, Server", "images/s", "more", _detail(lambda d: d.server_rate), True, "held/s",
+           beside=_p99_held),
     Column("server_p99_ms", "p99 at that load", "ms", "", _detail(lambda d: d.server_p99_ms)),
     Column("http_ms", "Latency over HTTP, p50", "ms an image", "less", _http, True),
-    Column("rss_mb", "Memory, peak", "MB", "less", lambda x: _per(x.row.peak_rss_bytes, 1e6, 1), True),
+    Column("rss_mb", "Memory, peak", "MB", "less", lambda x: _per(x.row.peak_rss_bytes, 1e6, 1), True, "RSS MB"),
     Column("load_ms", "Time to load", "ms", "less", _detail(lambda d: d.load_ms), True),
     Column("energy_mj", "Energy, Offline", "mJ an image", "less", _detail(lambda d: d.package_mj), True),
-    Column("top1", "Accuracy, top-1", "%", "more", _top1, True),
+    Column("top1", "Accuracy, top-1", "%", "more", _top1, True, "top-1, %", words.percent, _interval),
     Column("top1_low", "Accuracy, lower end", "%", "", lambda x: x.row.accuracy.low if x.row.accuracy else None),
     Column("top1_high", "Accuracy, upper end", "%", "", lambda x: x.row.accuracy.high if x.row.accuracy else None),
-    Column("change_points", "Change", "points", "more", lambda x: x.change_points, True),
+    Column("change_points", "Change", "points", "more", lambda x: x.change_points, True, "change", words.points,
+           _images),
     Column("lost", "Answers lost", "images", "", _detail(lambda d: d.lost)),
     Column("won", "Answers won", "images", "", _detail(lambda d: d.won)),
     Column("mcnemar_p", "McNemar's p", "", "", _detail(lambda d: d.mcnemar_p)),
@@ -87,6 +124,23 @@ COLUMNS = (
     Column("verdict", "Verdict", "", "", lambda x: x.verdict),
     Column("pareto", "Pareto-optimal in", "", "", lambda x: "; ".join(x.pareto)),
 )  # fmt: skip
+TABLE = (
+    "top1", "change_points", "size_kb", "gzip_kb", "size_ratio", "p50_ms", "p99_ms", "speed_up", "images_per_s",
+    "server_rate", "rss_mb",
+)  # fmt: skip
+BRIEF = ("top1", "change_points", "size_kb", "p50_ms", "images_per_s")  # of these, what is published
+
+
+def of_table(groups: list[Group]) -> list[Column]:
+    """The columns of the table of all variants, from left to right; `held/s` only where Server was measured."""
+    served = any(line.detail and line.detail.server_rate is not None for group in groups for line in group.lines)
+    return named(name for name in TABLE if served or name != "server_rate")
+
+
+def named(names: Iterable[str]) -> list[Column]:
+    """The columns of these names, in their order."""
+    known = {column.name: column for column in COLUMNS}
+    return [known[name] for name in names]
 
 
 def table(groups: list[Group]) -> str:

@@ -16,7 +16,6 @@ def context(results: Results, groups: list[Group]) -> dict[str, Any]:
     """The names the templates use."""
     details = results.details.values()
     return {
-        "served": any(detail.server_rate is not None for detail in details),
         "energy": any(detail.package_mj is not None for detail in details),
         "taxed": any(detail.tax for detail in details),
         "roof": peak_sentence(results),

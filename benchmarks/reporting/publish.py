@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import scale
 from benchmarks.judging import compare
-from benchmarks.reporting import palette, plots, prose, words
+from benchmarks.reporting import columns, palette, plots, prose
 from benchmarks.results import Results
 from catalog import ROOT, KilnError, write_atomic
 
@@ -86,25 +86,14 @@ def _worth_a_row(group: compare.Group, model: str) -> list[compare.Line]:
 
 
 def _table(lines: list[compare.Line]) -> list[str]:
-    rows = []
+    shown = columns.named(columns.BRIEF)
+    heads = ["model", "variant", *(column.head for column in shown), "verdict"]
+    rows = [heads, ["---", "---", *("--:" for _ in shown), "---"]]
     for line in lines:
-        row, mark = line.row, "**" if line.chosen else ""
-        cells = [
-            row.variant.model,
-            f"{mark}{row.variant.version}{mark}",
-            words.percent(row.accuracy.top1) if row.accuracy else words.NONE,
-            words.points(line.change_points),
-            words.kilobytes(row.size_bytes),
-            words.digits(row.p50_ms),
-            words.digits(row.images_per_s),
-            line.verdict,
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return [
-        "| model | variant | top-1 % | change | kB | p50 ms | images/s | verdict |",
-        "|---|---|--:|--:|--:|--:|--:|---|",
-        *rows,
-    ]
+        variant, mark = line.row.variant, "**" if line.chosen else ""
+        named = [variant.model, f"{mark}{variant.version}{mark}"]
+        rows.append([*named, *(column.shown(line) for column in shown), line.verdict])
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def _setting(results: Results, groups: list[compare.Group]) -> str:

@@ -47,6 +47,7 @@ def render(results: Results, pictures: bool = True) -> Report:
         "dark": palette.DARK,
         "explore": explore.data(results, found),
         "row_id": explore.row_id,
+        "columns": columns.of_table(found),
         **depth.context(results, found),
     }
     images = {}
