@@ -90,14 +90,16 @@ def loss(keras: Any, recipe: Recipe, classes: int) -> Any:
     """Cross-entropy on logits, for the labels that `targets` makes.
 
     With a teacher the labels are `[N, 2 * classes]`, the true ones and the teacher's softened ones, and the loss is
-    Hinton et al.'s (2015): both cross-entropies weighted, the second by the squared temperature as well.
+    Hinton et al.'s (2015): both cross-entropies weighted, the second by the squared temperature as well. It
+    is `[N]` then, so that Keras weights each example by its class.
     """
-    hard = keras.losses.CategoricalCrossentropy(
-        from_logits=True, label_smoothing=recipe.label_smoothing, reduction="sum_over_batch_size"
-    )
+    smoothing = recipe.label_smoothing
     if not recipe.teacher:
-        return hard
-    soft = keras.losses.CategoricalCrossentropy(from_logits=True)
+        return keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=smoothing, reduction="sum_over_batch_size"
+        )
+    hard = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing, reduction="none")
+    soft = keras.losses.CategoricalCrossentropy(from_logits=True, reduction="none")
     share, temperature = recipe.distill_weight, recipe.temperature
 
     def distillation(y: Any, logits: Any) -> Any:

@@ -99,8 +99,21 @@ def test_distillation_loss_is_hintons():
         return float(-(target * (z - np.log(np.exp(z).sum()))).sum())
 
     by_hand = 0.3 * cross_entropy(y[0, :3], logits[0]) + 0.7 * 16 * cross_entropy(teacher[0], logits[0] / 4)
-    ours = float(np.asarray(optimize.loss(keras, recipe, 3)(y, keras.ops.convert_to_tensor(logits))))
-    assert ours == pytest.approx(by_hand, rel=1e-5)
+    ours = np.asarray(optimize.loss(keras, recipe, 3)(y, keras.ops.convert_to_tensor(logits)))
+    assert ours == pytest.approx(np.array([by_hand]), rel=1e-5)
+
+
+def test_distillation_weights_every_example_by_its_class():
+    keras = keras_namespace()
+    rng = np.random.default_rng(0)
+    logits, weight = rng.normal(size=(6, 3)).astype(np.float32), np.array([5, 1, 1, 0.1, 1, 2], np.float32)
+    y = np.concatenate([np.eye(3)[[0, 1, 2, 0, 1, 2]], np.full((6, 3), 1 / 3)], axis=1).astype(np.float32)
+    loss = optimize.loss(keras, Recipe(teacher="t"), 3)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Activation("linear")])
+    model.compile(loss=loss)
+    each = np.asarray(loss(keras.ops.convert_to_tensor(y), keras.ops.convert_to_tensor(logits)))
+    said = model.evaluate(logits, y, sample_weight=weight, verbose=0)
+    assert said == pytest.approx((weight * each).mean(), rel=1e-5)
 
 
 def test_softened_probabilities_are_the_softmax_of_the_divided_logits():
