@@ -30,10 +30,11 @@ def teacher_card(store: Store, teacher: str, dataset: Dataset) -> Card:
     return card
 
 
-def labeller(keras: Any, store: Store, teacher: str, temperature: float, batch: int = 500) -> Labels:
+def labeller(keras: Any, store: Store, teacher: str, temperature: float, batch: int) -> Labels:
     """A function from uint8 `[N, H, W, 3]` to the teacher's probabilities `[N, classes]` at `temperature`.
 
-    Softmax(logits / T) is softmax(log(probabilities) / T), so the saved model's probabilities suffice.
+    `batch` must be a multiple of the devices, and N too. Softmax(logits / T) is softmax(log(probabilities) / T), so the
+    saved model's probabilities suffice.
     """
     model = keras.models.load_model(store.model_dir(teacher) / "model.keras", compile=False)
 

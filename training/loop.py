@@ -152,8 +152,9 @@ class _Run:
         )
         self.optimizer.build(model.trainable_variables)
         self.labels = None
-        if job.recipe.teacher:
-            self.labels = distill.labeller(keras, job.teachers or job.store, job.recipe.teacher, job.recipe.temperature)
+        if teacher := job.recipe.teacher:
+            kept = job.teachers or job.store
+            self.labels = distill.labeller(keras, kept, teacher, job.recipe.temperature, PREDICT_BATCH * count)
         self.state = State(job.identity, epoch=0, step=0)
         self.stop_asked = False
         self.saved_at = self.begun = time.monotonic()

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,9 +38,27 @@ print(json.dumps(found))
 """
 
 
-def on(backend: str, folder: Path) -> list[list[float]]:
+TAUGHT = """
+import dataclasses, json, sys
+from catalog import Recipe, Store
+from training import data, devices, loop, network
+from training.job import Job
+whole = data.load("digits")
+few = dataclasses.replace(whole, x_train=whole.x_train[:602], y_train=whole.y_train[:602], x_val=whole.x_val[:9],
+                          y_val=whole.y_val[:9])
+store, recipe, keras = Store(sys.argv[1]), Recipe(batch_size=600, teacher="teacher"), loop.keras_namespace()
+with devices.spread(keras, 3) as count:
+    teacher = network.with_probabilities(keras, network.build(keras, "lenet", (32, 32, 3), 10, recipe))
+    store.model_dir("teacher").mkdir()
+    teacher.save(store.model_dir("teacher") / "model.keras")
+    run = loop.prepare(Job("m", "lenet", "test", recipe, few, 0, store, devices=3), count)
+    print(json.dumps(run.labels(run.draw(0)[0]).shape))
+"""
+
+
+def on(backend: str, folder: Path, script: str = SCRIPT) -> Any:
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder)],
+        [sys.executable, "-c", script, str(folder)],
         cwd=catalog.ROOT,
         env={**os.environ, "KERAS_BACKEND": backend},
         capture_output=True,
@@ -56,6 +75,11 @@ def test_two_devices_train_what_one_does(backend, tmp_path):
     np.testing.assert_allclose(two, one, rtol=1e-3)
     for model in ("m1", "m2"):
         assert list((tmp_path / model / "checkpoints").glob("e00002-*")), "no checkpoint from several devices"
+
+
+@pytest.mark.slow
+def test_a_teacher_answers_on_as_many_devices_as_do_not_divide_five_hundred(tmp_path):
+    assert on("jax", tmp_path, TAUGHT) == [600, 10]
 
 
 def test_every_device_gets_the_same_number_of_images(tmp_path):
