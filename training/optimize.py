@@ -45,7 +45,10 @@ def average_momentum(recipe: Recipe, steps: int) -> float:
 
 
 def optimizer(keras: Any, recipe: Recipe, steps_per_epoch: int) -> Any:
-    """A Keras optimizer whose weight decay spares biases and BatchNorm, and which leaves its average to the caller."""
+    """A Keras optimizer whose weight decay spares biases and BatchNorm, and which leaves its average to the caller.
+
+    The decay is decoupled (Loshchilov and Hutter, 2017) in all of them, so that Adam with one is AdamW.
+    """
     table = learning_rates(recipe, steps_per_epoch)
 
     class Table(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]

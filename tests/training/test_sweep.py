@@ -53,6 +53,7 @@ def test_draws_stay_in_their_ranges_and_follow_from_the_seed(tmp_path):
     drawn = sweep.trials(asked(tmp_path, space="wide", search="random", trials=40))
     assert all(3e-4 <= trial.recipe.learning_rate <= 0.1 for trial in drawn)
     assert len({trial.recipe.learning_rate for trial in drawn}) > 30
+    assert {trial.recipe.optimizer for trial in drawn} == {"sgd", "adamw"}, "adam with a decay would be adamw again"
     assert drawn == sweep.trials(asked(tmp_path, space="wide", search="random", trials=40))
     assert drawn[:10] == sweep.trials(asked(tmp_path, space="wide", search="asha", trials=10))
     assert drawn != sweep.trials(asked(tmp_path, space="wide", search="random", trials=40, seed=1))
