@@ -55,8 +55,12 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def newest(self, warn: Any) -> tuple[State, list[np.ndarray[Any, Any]]] | None:
-        """The last whole checkpoint; `warn(message)` is told of each damaged one that was passed over."""
-        for folder in reversed(self._all()):
+        """The last whole checkpoint; `warn(message)` is told of each damaged one that was passed over.
+
+        A damaged one is set aside, where it does not count among the last two, until the run is done.
+        """
+        found = self._all()
+        for folder in reversed(found):
             try:
                 state = from_json(State, json.loads((folder / "state.json").read_text()))
                 if sha256_of(folder / "state.npz") != state.arrays_sha256:
@@ -65,6 +69,11 @@ class Checkpoints:
                     return state, [stored[name] for name in stored.files]
             except (OSError, ValueError) as error:
                 warn(f"checkpoint {folder.name} is damaged ({error}); going back to the one before it")
+                aside = folder.with_name(f"damaged-{folder.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+        if found:
+            warn("no whole checkpoint is left; starting over")
         return None
 
     def clear(self) -> None:
