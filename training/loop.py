@@ -11,6 +11,7 @@ import dataclasses
 import math
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -74,7 +75,11 @@ def train(job: Job, on_epoch: Callable[[dict[str, float]], None] | None = None) 
         Diverged: The loss became NaN or infinite; the last good checkpoint stays.
         Interrupted: SIGINT or SIGTERM came; the run stopped at a step boundary and is saved.
         KilnError: There is an unfinished run with another recipe.
+        OSError: The job's folder cannot be written.
     """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=job.folder):
+        pass  # it can be written: better asked now than at the first checkpoint
     keras = keras_namespace()
     with devices.spread(keras, job.devices) as count:
         run = prepare(job, count)

@@ -114,6 +114,13 @@ def test_a_student_learns_its_teachers_answers_rather_than_the_labels(quick_stor
     assert (said == few.y_train).mean() > 0.8
 
 
+def test_a_store_that_cannot_be_written_is_noticed_before_the_first_step(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("it began"))
+    (tmp_path / "m").write_text("a file where the model's folder has to be")
+    with pytest.raises(OSError):
+        loop.train(job(few, Store(tmp_path)))
+
+
 def test_resuming_with_another_seed_or_data_is_refused(few, tmp_path):
     first = job(few, Store(tmp_path), epochs=1)
     loop.train(first)
