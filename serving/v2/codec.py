@@ -24,6 +24,7 @@ from serving.v2.fields import PROBABILITIES, Expected, flag, invalid, json_of, o
 
 ENCODINGS = ("gzip", "x-gzip", "deflate", "identity")
 MAX_ID = 256
+_MAX_MEMBERS, _PIECE_BYTES = 1024, 16_384  # of gzip
 _PLANNED_BYTES = 1024  # of JSON that is worth remembering
 _REQUEST = ("id", "model_name", "model_version", "parameters", "inputs", "outputs")  # KServe's client adds the names
 _OUTPUT = ("name", "parameters")
@@ -63,21 +64,32 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
         known = ", ".join(ENCODINGS)
         sentence = f"the content encoding is {quoted(encoding)}; known are: {known}"
         raise RequestError(415, "content_encoding_unsupported", sentence, {"accept-encoding": known})
-    if encoding == "deflate":
-        bare = len(body) < 2 or body[0] & 15 != 8 or (body[0] << 8 | body[1]) % 31  # no zlib header, as some send it
-        decoder = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS)
-    else:
-        decoder = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
-        plain = decoder.decompress(body, limit + 1)
+        return _inflated(body, encoding, limit)
     except zlib.error:
         raise invalid(f"the body is not {encoding} as its content encoding says", "body_undecodable") from None
-    if len(plain) > limit:
-        raise RequestError(413, "body_too_large", f"the decompressed body is larger than {limit} bytes")
-    if not decoder.eof or decoder.unused_data:
-        ends = "has more behind its end" if decoder.eof else "is truncated"
-        raise invalid(f"the body's {encoding} stream {ends}", "body_undecodable")
-    return plain
+
+
+def _inflated(body: bytes, encoding: str, limit: int) -> bytes:
+    """The plain bytes of a zlib stream, or of the members of a gzip file one behind the other (RFC 1952)."""
+    window = 16 + zlib.MAX_WBITS
+    if encoding == "deflate":
+        bare = len(body) < 2 or body[0] & 15 != 8 or (body[0] << 8 | body[1]) % 31  # no zlib header, as some send it
+        window = -zlib.MAX_WBITS if bare else zlib.MAX_WBITS
+    plain, rest, streams = bytearray(), memoryview(body), 0
+    while rest or not streams:
+        if streams == (1 if encoding == "deflate" else _MAX_MEMBERS):
+            raise invalid(f"the body's {encoding} stream has more behind its end", "body_undecodable")
+        decoder, streams = zlib.decompressobj(window), streams + 1
+        while rest and not decoder.eof:
+            piece = rest[:_PIECE_BYTES]  # what a stream leaves of a piece is copied, so that pieces are small
+            plain += decoder.decompress(piece, limit + 1 - len(plain))
+            if len(plain) > limit:
+                raise RequestError(413, "body_too_large", f"the decompressed body is larger than {limit} bytes")
+            rest = rest[len(piece) - len(decoder.unused_data) :]
+        if not decoder.eof:
+            raise invalid(f"the body's {encoding} stream is truncated", "body_undecodable")
+    return bytes(plain)
 
 
 def parse(body: bytes, header_length: str, expected: Expected) -> Inference:

@@ -281,6 +281,21 @@ def test_compressed_bodies(encoding: str, pack: Any) -> None:
         assert caught.value.status == status, packed[:20]
 
 
+def test_a_gzip_body_of_several_members() -> None:
+    body = PIXELS.tobytes() * 10
+    members = b"".join(gzip.compress(body[at : at + 9999]) for at in range(0, len(body), 9999))
+    assert decompress(members, "gzip", len(body)) == body
+    for packed, limit, status in (
+        (members, len(body) - 1, 413),
+        (members[:-9], 10**6, 400),
+        (members + b"more", 10**6, 400),
+        (gzip.compress(b"") * 10_000, 10**6, 400),  # each costs something, and holds nothing
+    ):
+        with pytest.raises(RequestError) as caught:
+            decompress(packed, "gzip", limit)
+        assert caught.value.status == status
+
+
 def test_an_unknown_encoding() -> None:
     with pytest.raises(RequestError, match="gzip") as caught:
         decompress(b"", "br", 10)
