@@ -102,7 +102,8 @@ class KilnService(bentoml.Service[Any]):  # type: ignore[misc]
         ]
         bento = super().to_asgi(is_main)
         gate = Gate(Front(bento, Router(routes), lifecycle, library, metrics), _SETTINGS, metrics, lifecycle.draining)
-        lifecycle.connection, library.present = lambda base: door.behind(base, gate), gate.present
+        lifecycle.connection = lambda base: door.behind(base, gate, _SETTINGS.write_timeout_s)
+        library.present = gate.house.present
         gc.collect()
         gc.freeze()  # what is loaded stays; the collector need not look at it again
         return gate

@@ -37,11 +37,12 @@ class Settings:
     max_body_bytes: int = 8 * 1024 * 1024
     max_pixels: int = 25_000_000  # of an uploaded image, known from its header before it is decoded
     max_batch: int = 256  # images in one request
-    max_inflight: int = 96  # requests a worker answers at a time; more get 429 at once
+    max_inflight: int = 96  # requests a worker works on at a time; more get 429 at once
     retry_after_s: float = 1.0  # what a refused client is told to wait
     header_timeout_s: float = 10.0  # for a request's line and headers to arrive
     body_timeout_s: float = 10.0  # for a whole request body to arrive
     keep_alive_s: float = 75.0  # of an idle connection; longer than a load balancer keeps one, which is 60 for most
+    write_timeout_s: float = 10.0  # for a client to read on, which has left 64 KiB of its answers unread
     drain_s: float = 0.5  # from SIGTERM, when /readyz turns 503, to the closing of the port
     grace_s: float = 20.0  # from SIGTERM to the end of the process, whatever still runs
     restarts: int = 5  # deaths of workers within a minute after which the service gives up

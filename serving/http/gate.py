@@ -7,19 +7,18 @@ and turns more away at once, so that those it takes stay quick. Most of those ar
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from serving.errors import RequestError
+from serving.http.admission import House
 from serving.http.auth import METHODS, PROBES, Guard, Headers
-from serving.http.door import Head
+from serving.http.door import Head, Refusal
 from serving.http.record import Record
 from serving.http.turns import Turns
-from serving.http.web import Receive, Request, Scope, Send, refuse
+from serving.http.web import Receive, Request, Scope, Send, body_of, refuse
 from serving.operations.logs import LOGGER, Few, Identity, access_fields
 from serving.operations.metrics import Metrics
 from serving.settings import Settings
@@ -27,7 +26,6 @@ from serving.settings import Settings
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _TOLD = frozenset((b"authorization", b"x-request-id", b"traceparent", b"origin"))
 CLIENT_LEFT = 499  # nginx's status for an answer that nobody waited for
-_OVERLOADED = ("overloaded", "the service has all it can do; try again")
 
 logger = logging.getLogger(LOGGER)
 
@@ -39,12 +37,10 @@ class Gate:
         self._app, self._metrics, self._draining = app, metrics, draining
         self._guard = Guard(settings.token, settings.cors_origins)
         self._identity = Identity()
-        self._limit, self._retry_after = settings.max_inflight, str(math.ceil(settings.retry_after_s))
         self._access, self._few = settings.access_log, Few(logger)
-        self._inflight = 0  # requests being answered, or waiting for their turn
-        self.coming = 0  # that the server has taken since the gate last saw one of them
         self._turns = Turns()
-        self._body = json.dumps({"error": _OVERLOADED[1], "code": _OVERLOADED[0]}).encode()
+        self.house = House(settings)
+        self._overloaded = _refusal(self.house.overloaded())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request, or has it answered."""
@@ -52,32 +48,38 @@ class Gate:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
-        self.coming = max(0, self.coming - 1)
+        self.house.coming = max(0, self.house.coming - 1)
         told = {name: value for name, value in scope["headers"] if name in _TOLD}
-        record, parent = self._identity.of(told.get(b"x-request-id", b""), told.get(b"traceparent", b""))
+        record, extra = self._begin(scope["method"], told)
         scope["modelkiln"] = record
-        extra: Headers = [(b"x-request-id", record.id.encode())]
-        if parent:
-            extra.append((b"traceparent", parent))
-        preflight = scope["method"] == "OPTIONS" and b"origin" in told
-        if b"origin" in told:
-            extra += self._guard.cors(told[b"origin"], preflight)
-        if self._draining():
-            extra.append((b"connection", b"close"))
 
         async def answer(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
+                if (place := scope.get("modelkiln.place")) is not None:
+                    place.leave()
                 record.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *extra]
             await send(message)
 
-        if preflight and METHODS in extra:
+        if _is_preflight(scope["method"], told) and METHODS in extra:
             record.route = "preflight"
             await answer({"type": "http.response.start", "status": 204, "headers": []})
             await answer({"type": "http.response.body", "body": b""})
         else:
             await self._admitted(scope, receive, answer, told.get(b"authorization", b""))
         self._observe(record, scope["method"], time.perf_counter() - begun)
+
+    def _begin(self, method: str, headers: Mapping[bytes, bytes]) -> tuple[Record, Headers]:
+        """A request's record, and what every answer to it has in its head."""
+        record, parent = self._identity.of(headers.get(b"x-request-id", b""), headers.get(b"traceparent", b""))
+        extra: Headers = [(b"x-request-id", record.id.encode())]
+        if parent:
+            extra.append((b"traceparent", parent))
+        if origin := headers.get(b"origin", b""):
+            extra += self._guard.cors(origin, _is_preflight(method, headers))
+        if self._draining():
+            extra.append((b"connection", b"close"))
+        return record, extra
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send, authorization: bytes) -> None:
         path = scope["path"]
@@ -86,52 +88,37 @@ class Gate:
             return
         try:
             self._guard.admit(path, authorization)
-            if self._inflight >= self._limit:
-                raise RequestError(429, *_OVERLOADED, {"retry-after": self._retry_after})
+            place = scope["modelkiln.place"] = self.house.enter()
         except RequestError as error:
             await refuse(error, Request(scope, receive), send)
             return
-        self._inflight += 1
-        self._metrics.inflight(self._inflight)
+        self._metrics.inflight(self.house.taken)
         try:
             await self._turns.mine()
             await self._app(scope, receive, send)
         finally:
-            self._inflight -= 1
-            self._metrics.inflight(self._inflight)
+            place.leave()
+            self._metrics.inflight(self.house.taken)
 
-    def present(self) -> int:
-        """Requests that are being answered, wait for their turn, or have arrived."""
-        return self._inflight + self.coming
-
-    def full(self) -> bool:
-        """Whether there is no room for another request."""
-        return self.present() >= self._limit
-
-    def refusal(self, head: Head) -> bytes | None:
-        """The whole answer to a request that there is no room for; None where it is a probe, or not to be told that."""
-        if head.path in PROBES or self._draining():
+    def refusal(self, head: Head) -> Refusal | None:
+        """What is said to a request that there is no room for; None where the usual way may have another answer."""
+        if head.path in PROBES or self._draining() or _is_preflight(head.method, head.headers):
             return None
         try:
             self._guard.admit(head.path, head.headers.get(b"authorization", b""))
         except RequestError:
             return None
-        record, parent = self._identity.of(
-            head.headers.get(b"x-request-id", b""), head.headers.get(b"traceparent", b"")
-        )
-        record.status, record.code = 429, _OVERLOADED[0]
-        lines = [
-            b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\nretry-after: ",
-            self._retry_after.encode(),
-            b"\r\ncontent-length: %d\r\nx-request-id: " % len(self._body),
-            record.id.encode(),
-        ]
-        extra: Headers = [(b"traceparent", parent)] if parent else []
-        if b"origin" in head.headers:
-            extra += self._guard.cors(head.headers[b"origin"], False)
-        lines += [b"\r\n%s: %s" % header for header in extra]
-        self._observe(record, head.method, 0.0)
-        return b"".join((*lines, b"\r\n\r\n", b"" if head.method == "HEAD" else self._body))
+        return self._refused(self._overloaded, head.method, head.headers)
+
+    def broken(self, error: RequestError) -> Refusal:
+        """What is said to bytes that are no request, or none that is read."""
+        return self._refused(_refusal(error), "", {})
+
+    def _refused(self, said: Refusal, method: str, headers: Mapping[bytes, bytes]) -> Refusal:
+        record, extra = self._begin(method, headers)
+        record.status, record.code = said.status, said.code
+        self._observe(record, method, 0.0)
+        return Refusal(said.status, said.code, said.headers + extra, b"" if method == "HEAD" else said.body)
 
     def _observe(self, record: Record, method: str, seconds: float) -> None:
         record.status = record.status or CLIENT_LEFT
@@ -142,3 +129,14 @@ class Gate:
                 return
             level = logging.ERROR if record.status >= 500 else logging.INFO
             logger.log(level, "answered", extra={"fields": access_fields(record, method, seconds)})
+
+
+def _is_preflight(method: str, headers: Mapping[bytes, bytes]) -> bool:
+    return method == "OPTIONS" and b"origin" in headers
+
+
+def _refusal(error: RequestError) -> Refusal:
+    body = body_of(error)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    return Refusal(error.status, error.code, headers, body)

@@ -10,11 +10,13 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from serving.errors import RequestError, quoted
+from serving.http.admission import CROWDED_S, Place
 from serving.http.record import Record
 
 Scope = dict[str, Any]
@@ -103,26 +105,31 @@ class Request:
         """The whole body, of at most `limit` bytes, within `timeout_s`.
 
         Raises:
-            RequestError: 413 `body_too_large`, as soon as that is known, or 408 `body_timeout`.
+            RequestError: 413 `body_too_large`, as soon as that is known, 408 `body_timeout`, or 429 `overloaded`; it
+                was not quick while many others were on their way.
             Disconnected: The client left.
         """
         declared = self.header(b"content-length")
         if declared.isdecimal() and int(declared[:20]) > limit:
             raise _too_large(limit)
+        place: Place | None = self.scope.get("modelkiln.place")
         body, more = bytearray(), True
-        try:
-            async with asyncio.timeout(timeout_s):
-                while more:
-                    message = await self.receive()
-                    if message["type"] == "http.disconnect":
-                        raise Disconnected
-                    body += message.get("body", b"")
-                    if len(body) > limit:
-                        raise _too_large(limit)
-                    more = message.get("more_body", False)
-        except TimeoutError:
-            sentence = f"the body did not arrive within {timeout_s:g} seconds"
-            raise RequestError(408, "body_timeout", sentence, {"connection": "close"}) from None
+        with place or nullcontext(False) as crowded:
+            try:
+                async with asyncio.timeout(min(timeout_s, CROWDED_S) if crowded else timeout_s):
+                    while more:
+                        message = await self.receive()
+                        if message["type"] == "http.disconnect":
+                            raise Disconnected
+                        body += message.get("body", b"")
+                        if len(body) > limit:
+                            raise _too_large(limit)
+                        more = message.get("more_body", False)
+            except TimeoutError:
+                if crowded and place is not None:
+                    raise place.house.overloaded({"connection": "close"}) from None
+                sentence = f"the body did not arrive within {timeout_s:g} seconds"
+                raise RequestError(408, "body_timeout", sentence, {"connection": "close"}) from None
         return bytes(body)
 
 
@@ -225,7 +232,12 @@ def _handler(method: str, path: str, methods: dict[str, Handler], request: Reque
 async def refuse(error: RequestError, request: Request, send: Send) -> None:
     """Sends the one body that errors have, and notes its word."""
     request.record.code = error.code
-    await _respond(Answer({"error": error.error, "code": error.code}, error.status, error.headers), request, send)
+    await _respond(Answer(body_of(error), error.status, error.headers), request, send)
+
+
+def body_of(error: RequestError) -> bytes:
+    """The one body that errors have."""
+    return _json({"error": error.error, "code": error.code})
 
 
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # dumps() would make one every time

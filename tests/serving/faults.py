@@ -179,6 +179,10 @@ def bombs(ask: Asker) -> None:
 
     squeezed = gzip.compress(bytes(50_000_000))
     ask("50 MB in gzip", "POST", INFER, content=squeezed, headers={"content-encoding": "gzip"})
+    pieces = plain(kind="JPEG").replace(b"\xff\xd8", b"\xff\xd8" + b"\xff\xe0\0\2" * 40_000, 1)
+    ask.image("a JPEG of 40,000 segments", pieces)
+    body = encode(Image.new("RGB", (900, 900)), "JPEG", progressive=True)
+    ask.image("a JPEG of 1,000 scans", body[:-2] + body[body.rindex(b"\xff\xda") : -2] * 1000 + body[-2:])
 
 
 def other_formats(ask: Asker) -> None:
@@ -233,6 +237,7 @@ def many_parts(ask: Asker) -> None:
         headers = {"content-type": "multipart/form-data; boundary=e"}
         ask(f"3,000 parts to {path}", "POST", path, content=parts + b"--e--", headers=headers)
     ask("1,000 headers", "GET", "/models", headers={f"x-{i}": "y" for i in range(1000)})
+    ask.raw("a header without end", b"GET /models HTTP/1.1\r\nhost: x\r\nx-long: " + b"y" * 100_000)
 
 
 def slow(ask: Asker) -> None:
@@ -277,7 +282,7 @@ FAULTS = (
     Fault(14, "pickle content type", "415, on every route", (415,), pickles),
     Fault(15, "model name like a path", "400 or 404", (400, 404), names_like_paths),
     Fault(16, "deep JSON, huge shapes, overflow, lengths that lie", "400 in bounded time", (400, 413), huge),
-    Fault(17, "thousands of parts or headers", "400", (400,), many_parts),
+    Fault(17, "thousands of parts or headers, a header without end", "400, 431", (400, 431), many_parts),
     Fault(18, "slow header or body", "closed or 408 at a deadline", (0, 408), slow),
     Fault(20, "line breaks or escapes in names that reach the log", "escaped", (404,), log_lines),
     Fault(39, "a model that yields NaN", "500 `model_output_invalid`, counted", (500,), not_finite),
