@@ -22,7 +22,7 @@ from serving.settings import FILE, PREFIX, Settings, variable
 from serving.v2 import openapi as openapi_v2
 
 KEYWORDS = ("until", "while", "do", "then", "if", "!")
-SILENT = ("cd", "done", "fi", "git", "kill", "ls", "sleep", "source")  # of the shell; nothing of ours to check
+SILENT = ("cd", "done", "fi", "git", "head", "kill", "ls", "sleep", "source")  # of the shell; nothing of ours to check
 FOREIGN = ("docker", "kubectl", "openssl")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE))
