@@ -7,17 +7,12 @@ own commands one after another, so what works here works by hand.
 from __future__ import annotations
 
 import io
-import os
 import shlex
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,10 +20,9 @@ import typer
 
 import catalog
 import console
+from benchmarks.load import served
 from catalog import KilnError
 
-READY_WITHIN_S = 60
-GRACE_S = 20
 app = console.app("Runs the whole way on the embedded digits: train, export, measure, report, serve, ask.")
 
 
@@ -43,9 +37,10 @@ def quickstart(
     _step(1, "train", "training", model, "--dataset", "digits", "--recipe", "quick", "--store", str(store))
     _step(2, "export and prove", "export", model, "--store", str(store))
     _step(3, "measure and report", "benchmarks", "run", "--quick", "--store", str(store), "--out", str(report))
-    port = _free_port()
-    _title(4, "serve", f"MODELKILN_STORE={store} bentoml serve --port {port}")
-    with _service(store, port) as url:
+    _title(4, "serve", f"MODELKILN_STORE={store} bentoml serve")
+    with ExitStack() as stack:
+        with console.err.status("waiting for the service ..."):
+            url = stack.enter_context(served.ours(store)).url
         console.out.print(f"ready at {url}; asking it with a test image:", highlight=False)
         console.out.print_json(data=_ask(url, folder / "digit.png", model))
     seconds = time.monotonic() - begun
@@ -73,53 +68,6 @@ def _step(number: int, title: str, *arguments: str) -> None:
     status = subprocess.run([sys.executable, "-m", *arguments], cwd=catalog.ROOT).returncode
     if status:
         raise KilnError(f"step {number} ({title}) ended with status {status}; it said why above")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def _service(store: Path, port: int) -> Iterator[str]:
-    """The BentoML service on loopback, ready, and stopped again whatever happens.
-
-    Raises:
-        KilnError: It did not become ready; the message ends with what it printed last.
-    """
-    bentoml = Path(sys.executable).with_name("bentoml")
-    command = [str(bentoml), "serve", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "MODELKILN_STORE": str(store.resolve()), "BENTOML_DO_NOT_TRACK": "True"}
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, cwd=catalog.ROOT, env=environment, stdout=log, stderr=log)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            if not _ready(url, process):
-                log.seek(0)
-                raise KilnError(f"the service did not become ready. It printed:\n{log.read()[-1500:]}")
-            yield url
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _ready(url: str, process: subprocess.Popen[Any]) -> bool:
-    import httpx
-
-    deadline = time.monotonic() + READY_WITHIN_S
-    with console.err.status("waiting for the service ..."):
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
-                    return True
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.1)
-    return False
 
 
 def _ask(url: str, image: Path, model: str) -> Any:

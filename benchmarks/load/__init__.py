@@ -17,7 +17,7 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,11 +30,13 @@ import catalog
 import console
 from benchmarks import machine
 from benchmarks.load import served, wire
+from benchmarks.load.contents import BYTES, form, v2
+from benchmarks.load.held import answered, hold, run
 from catalog import ROOT, KilnError, Store
 from export.formats import Predict
 
 SAMPLE = ROOT / "serving" / "page" / "samples" / "cifar10" / "truck.png"
-WARM_S = 1.0
+INT8 = "onnx-int8"  # the version under load
 BATCH_CLIENTS = 4  # two keep a thread and its next batch supplied, two are on their way
 
 
@@ -61,7 +63,7 @@ class Plan:
     model: str
     deep: str
 
-    def file(self, model: str, version: str = "onnx-int8") -> Path:
+    def file(self, model: str, version: str = INT8) -> Path:
         """A variant's model file.
 
         Raises:
@@ -90,71 +92,17 @@ def sample() -> bytes:
 
 def png(model: str) -> bytes:
     """A raw upload of a sample image for a network's int8 variant."""
-    return wire.request(f"/predict?model={model}&version=onnx-int8", sample(), {"content-type": "image/png"})
+    return wire.request(f"/predict?model={model}&version={INT8}", sample(), {"content-type": "image/png"})
 
 
-def form(path: str) -> bytes:
-    """The upload as a form has it."""
-    head = (
-        b'--b\r\nContent-Disposition: form-data; name="image"; filename="truck.png"\r\nContent-Type: image/png\r\n\r\n'
-    )
-    body = head + sample() + b"\r\n--b--\r\n"
-    return wire.request(path, body, {"content-type": "multipart/form-data; boundary=b"})
-
-
-def v2(model: str, images: np.ndarray[Any, Any]) -> bytes:
-    """A V2 request with a binary tensor in and out."""
-    tensor = images.tobytes()
-    told = {
-        "inputs": [
-            {
-                "name": "images",
-                "shape": images.shape,
-                "datatype": "UINT8",
-                "parameters": {"binary_data_size": len(tensor)},
-            }
-        ],
-        "outputs": [{"name": "probabilities", "parameters": {"binary_data": True}}],
-    }
-    header = json.dumps(told).encode()
-    headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(header))}
-    return wire.request(f"/v2/models/{model}/versions/onnx-int8/infer", header + tensor, headers)
+def upload(path: str) -> bytes:
+    """The same as a form."""
+    return form(path, "image", sample(), "image/png")
 
 
 def noise(count: int) -> np.ndarray[Any, Any]:
     """uint8 `[count, 32, 32, 3]`."""
     return np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), np.uint8)
-
-
-def run(work: Awaitable[wire.Seen]) -> wire.Seen:
-    """Runs a load on the fastest event loop there is."""
-    import uvloop
-
-    async def whole() -> wire.Seen:
-        return await work
-
-    return uvloop.run(whole())
-
-
-def hold(server: served.Server, content: bytes, connections: int, seconds: float) -> wire.Seen:
-    """A closed load after one of `WARM_S` that warms both sides up.
-
-    Raises:
-        KilnError: An answer was not 200, or a connection was lost.
-    """
-    run(wire.closed(server.port, [content], connections, WARM_S))
-    return answered(server, run(wire.closed(server.port, [content], connections, seconds)))
-
-
-def answered(server: served.Server, seen: wire.Seen) -> wire.Seen:
-    """The same, where every request was answered with 200.
-
-    Raises:
-        KilnError: One was not.
-    """
-    if seen.lost or set(seen.statuses) != {200}:
-        raise KilnError(f"{server.name} answered {dict(seen.statuses)} and lost {seen.lost} requests")
-    return seen
 
 
 def against(plan: Plan, ours: tuple[served.Server, bytes], theirs: tuple[served.Server, bytes], clients: int) -> Any:
@@ -163,10 +111,9 @@ def against(plan: Plan, ours: tuple[served.Server, bytes], theirs: tuple[served.
     costs: list[list[float]] = [[], []]
     for _ in range(plan.rounds):
         for rate, cost, (server, content) in zip(rates, costs, (ours, theirs), strict=True):
-            used = server.cpu_s()
-            seen = hold(server, content, clients, plan.seconds)
+            seen = hold(server, [content], clients, plan.seconds)
             rate.append(seen.rate)
-            cost.append(1e6 * (server.cpu_s() - used) / len(seen.good) * plan.seconds / (plan.seconds + WARM_S))
+            cost.append(seen.cpu_us)
     mine, other = (statistics.median(rate) for rate in rates)
     detail = {"requests_per_s": mine, f"{theirs[0].name}_requests_per_s": other, "rounds": rates}
     names = ("cpu_us_per_request", f"{theirs[0].name}_cpu_us_per_request")  # of use where other work disturbs
@@ -177,8 +124,8 @@ def against(plan: Plan, ours: tuple[served.Server, bytes], theirs: tuple[served.
 def predict(plan: Plan) -> Row:
     """PNG uploads as forms, 16 connections, one worker, against the hand-written application."""
     with plan.service() as ours, served.fastapi(plan.file(plan.model), plan.threads) as peer:
-        mine = (ours, form(f"/predict?model={plan.model}&version=onnx-int8"))
-        ratio, detail = against(plan, mine, (peer, form("/predict")), 16)
+        mine = (ours, upload(f"/predict?model={plan.model}&version={INT8}"))
+        ratio, detail = against(plan, mine, (peer, upload("/predict")), 16)
     return Row("predict PNG, 16 connections, to FastAPI", ratio, "x", ">= 0.9", ratio >= 0.9, detail)
 
 
@@ -191,7 +138,7 @@ def batches(plan: Plan) -> Row:
         here, there = [], []
         for _ in range(plan.rounds):
             here.append(_called(bare, images, plan.seconds))
-            there.append(32 * hold(ours, v2(plan.deep, images), BATCH_CLIENTS, plan.seconds).rate)
+            there.append(32 * hold(ours, [v2(plan.deep, INT8, images)], BATCH_CLIENTS, plan.seconds).rate)
     share = statistics.median(there) / statistics.median(here)
     detail = {"images_per_s": there, "in_process_images_per_s": here, "connections": BATCH_CLIENTS}
     return Row(f"V2 binary, batch 32, {plan.deep}, of in process", share, "x", ">= 0.85", share >= 0.85, detail)
@@ -209,15 +156,15 @@ def singles(plan: Plan) -> Row:
     """Single images as V2 binary over 64 connections, against the application's raw tensors."""
     image = noise(1)
     with plan.service() as ours, served.fastapi(plan.file("mobilenetv2"), plan.threads) as peer:
-        raw = wire.request("/tensor", image.tobytes(), {"content-type": "application/octet-stream"})
-        ratio, detail = against(plan, (ours, v2("mobilenetv2", image)), (peer, raw), 64)
+        raw = wire.request("/tensor", image.tobytes(), BYTES)
+        ratio, detail = against(plan, (ours, v2("mobilenetv2", INT8, image)), (peer, raw), 64)
     return Row("V2 binary singles, 64 connections, mobilenetv2, to FastAPI", ratio, "x", ">= 1.3", ratio >= 1.3, detail)
 
 
 def tail(plan: Plan) -> Row:
     """One connection, PNG uploads: how far the slow answers are from the usual one."""
     with plan.service() as ours:
-        seen = hold(ours, png(plan.model), 1, plan.seconds * plan.rounds)
+        seen = hold(ours, [png(plan.model)], 1, plan.seconds * plan.rounds)
     ratio = seen.ms(99) / seen.ms(50)
     detail = {"p50_ms": seen.ms(50), "p99_ms": seen.ms(99), "p99.9_ms": seen.ms(99.9), "requests": len(seen.good)}
     return Row("one connection, p99 to p50", ratio, "x", "<= 2", ratio <= 2, detail)
@@ -231,12 +178,12 @@ def overload(plan: Plan) -> list[Row]:
     with plan.service() as ours:
         content = png(plan.model)
         for _ in range(plan.rounds):
-            full = hold(ours, content, 64, plan.seconds)
+            full = hold(ours, [content], 64, plan.seconds)
             seen = run(wire.open_loop(ours.port, [content], 3 * full.rate, 512, plan.seconds))
             statuses, lost = statuses + seen.statuses, lost + seen.lost
             rounds.append(_overloaded(full, seen))
         time.sleep(1)
-        after = hold(ours, content, 1, plan.seconds)
+        after = hold(ours, [content], 1, plan.seconds)
     ratio, goodput, refusal = (
         statistics.median(one[name] for one in rounds) for name in ("p99_ratio", "goodput", "refusal_p99_ms")
     )
@@ -279,7 +226,7 @@ def memory(plan: Plan) -> Row:
 
     with plan.service() as ours:
         content = png(plan.model)
-        rate = 0.8 * hold(ours, content, 16, min(5.0, plan.seconds)).rate
+        rate = 0.8 * hold(ours, [content], 16, min(5.0, plan.seconds)).rate
         whole = plan.seconds * plan.rounds
         worker = psutil.Process(ours.workers()[0])
         answered(ours, run(wire.open_loop(ours.port, [content], rate, 64, min(60.0, whole / 10))))

@@ -13,9 +13,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from catalog import ROOT, KilnError
 
@@ -47,16 +48,31 @@ class Server:
         return sorted(c.pid for c in children if c.status() != psutil.STATUS_ZOMBIE) or [self.process.pid]
 
     def cpu_s(self) -> float:
-        """Processor seconds that its workers have used."""
+        """Processor seconds that its processes have used."""
         import psutil
 
-        times = [psutil.Process(pid).cpu_times() for pid in self.workers()]
-        return float(sum(time.user + time.system for time in times))
+        spent = 0.0
+        for process in tree(self.process.pid):
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                spent += times.user + times.system
+        return spent
 
     def events(self, word: str) -> list[dict[str, object]]:
         """Lines of its log that are JSON and whose message holds a word."""
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith('{"time"')]
         return [line for line in lines if word in str(line["message"])]
+
+
+def tree(pid: int) -> list[Any]:
+    """A process and all below it that live."""
+    import psutil
+
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def free_port() -> int:

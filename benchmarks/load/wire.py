@@ -38,11 +38,17 @@ class Seen:
     lost: int = 0  # requests whose connection ended or could not be had, or that were not answered in the end
     offered: int = 0
     after: int = 0  # good answers that came after the `seconds`
+    cpu_s: float = 0.0  # that the server's processes used meanwhile, where that was looked at
 
     @property
     def rate(self) -> float:
         """Good answers a second, of those that came within the `seconds`."""
         return (len(self.good) - self.after) / self.seconds if self.seconds else 0.0
+
+    @property
+    def cpu_us(self) -> float:
+        """The server's processor time of a good answer, microseconds."""
+        return 1e6 * self.cpu_s / len(self.good) if self.good else 0.0
 
     def ms(self, percent: float, of: array[float] | None = None) -> float:
         """A percentile of the good answers' latencies, or of others', in milliseconds; 0 of none."""

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.load import served, wire
+from benchmarks.load.contents import BYTES, form, v2
 
 INSTALL = "make peers-setup"
 JSON = {"content-type": "application/json"}
-BYTES = {"content-type": "application/octet-stream"}
 Answer = dict[int, float]  # probability by index of the class; the likeliest five at least
 
 
@@ -100,13 +100,6 @@ class Contender:
         return found.version if found else ""
 
 
-def form(path: str, field: str, content: bytes, kind: str) -> bytes:
-    """An upload of one file."""
-    head = f'--b\r\nContent-Disposition: form-data; name="{field}"; filename="image"\r\nContent-Type: {kind}\r\n\r\n'
-    body = head.encode() + content + b"\r\n--b--\r\n"
-    return wire.request(path, body, {"content-type": "multipart/form-data; boundary=b"})
-
-
 def png_form(path: str) -> Callable[[Subject, Picture], bytes]:
     """An upload of the PNG."""
     return lambda subject, picture: form(path, "image", picture.png, "image/png")
@@ -144,13 +137,7 @@ def _upload_to_ours(subject: Subject, picture: Picture) -> bytes:
 
 
 def _v2_binary(subject: Subject, picture: Picture) -> bytes:
-    tensor = picture.pixels.tobytes()
-    size = {"binary_data_size": len(tensor)}
-    given = {"name": "images", "shape": picture.pixels.shape, "datatype": "UINT8", "parameters": size}
-    wanted = {"name": "probabilities", "parameters": {"binary_data": True}}
-    header = json.dumps({"inputs": [given], "outputs": [wanted]}).encode()
-    headers = {**BYTES, "inference-header-content-length": str(len(header))}
-    return wire.request(f"/v2/models/{subject.model}/versions/{subject.version}/infer", header + tensor, headers)
+    return v2(subject.model, subject.version, picture.pixels)
 
 
 def raw(path: str) -> Callable[[Subject, Picture], bytes]:

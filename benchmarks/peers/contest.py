@@ -129,7 +129,7 @@ class _Stage:
         except KilnError as error:
             seen.failed[at] = in_short(str(error))
             return
-        family = processes.tree(server.process.pid)
+        family = served.tree(server.process.pid)
         seen.processes = max(seen.processes, len(family))
         seen.memory_bytes.append(processes.memory_bytes(family))
 

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from benchmarks.load import served, wire
+from benchmarks.load.contents import BYTES, form
 from benchmarks.peers import grpc_wire
 from benchmarks.peers.contenders import (
-    BYTES,
     FASTAPI,
     JSON,
     OURS,
@@ -20,7 +20,6 @@ from benchmarks.peers.contenders import (
     Subject,
     Way,
     floats,
-    form,
     listed,
     numbered,
     png_form,

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import load
-from benchmarks.load import served, wire
+from benchmarks.load import held, served
 from benchmarks.peers.contenders import Contender, Subject, Way
-from catalog import KilnError
 
 
 @dataclass(frozen=True)
@@ -33,23 +31,12 @@ def running(one: Contender, subject: Subject) -> Iterator[served.Server]:
         try:
             yield server
         finally:
-            family = tree(server.process.pid)
+            family = served.tree(server.process.pid)
             stack.close()
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             psutil.wait_procs(family, timeout=10)
-
-
-def tree(pid: int) -> list[Any]:
-    """A process and all below it that live."""
-    import psutil
-
-    try:
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
 
 
 def hold(server: served.Server, way: Way, contents: list[bytes], connections: int, seconds: float) -> Load:
@@ -58,24 +45,8 @@ def hold(server: served.Server, way: Way, contents: list[bytes], connections: in
     Raises:
         KilnError: An answer was not 200, or a connection was lost.
     """
-    load.run(wire.closed(way.at(server), contents, connections, min(load.WARM_S, seconds), way.kind))
-    used = _cpu_s(server.process.pid)
-    seen = load.run(wire.closed(way.at(server), contents, connections, seconds, way.kind))
-    used = _cpu_s(server.process.pid) - used
-    if seen.lost or set(seen.statuses) != {200}:
-        raise KilnError(f"{server.name} answered {dict(seen.statuses)} and lost {seen.lost} requests")
-    return Load(seen.rate, seen.ms(50), seen.ms(99), 1e6 * used / len(seen.good))
-
-
-def _cpu_s(pid: int) -> float:
-    import psutil
-
-    spent = 0.0
-    for process in tree(pid):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            spent += times.user + times.system
-    return spent
+    seen = held.hold(server, contents, connections, seconds, way.kind, way.at(server))
+    return Load(seen.rate, seen.ms(50), seen.ms(99), seen.cpu_us)
 
 
 def memory_bytes(family: list[Any]) -> int:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from benchmarks import load
-from benchmarks.load import wire
+from benchmarks.load import held, wire
 from catalog import KilnError, Store
 
 TAKES_S = 0.02
@@ -82,8 +82,8 @@ def test_what_was_refused_or_lost_is_no_load_held() -> None:
         name = "modelkiln"
 
     seen = wire.Seen(1.0, statuses=Counter({200: 9}))
-    assert load.answered(Server(), seen) is seen  # type: ignore[arg-type]
+    assert held.answered(Server(), seen) is seen  # type: ignore[arg-type]
     for wrong in (wire.Seen(statuses=Counter({200: 9, 429: 1})), wire.Seen(lost=1, statuses=Counter({200: 9}))):
         with pytest.raises(KilnError, match=r"modelkiln answered .*200.* and lost [01] requests"):
-            load.answered(Server(), wrong)  # type: ignore[arg-type]
+            held.answered(Server(), wrong)  # type: ignore[arg-type]
     assert load.broken(Counter({200: 5, 429: 4, 500: 3, 502: 2, 503: 9})) == 5

@@ -84,7 +84,7 @@ def test_nothing_that_a_peer_started_is_left(subject: Subject) -> None:
         return served.running("x", [sys.executable, "-c", code, "{port}"], "/", {})
 
     with processes.running(dataclasses.replace(FASTAPI, start=start), subject) as server:
-        family = processes.tree(server.process.pid)
+        family = served.tree(server.process.pid)
         assert len(family) == 2 and processes.memory_bytes(family) > 5e6
     assert not any(psutil.pid_exists(process.pid) for process in family)
 
