@@ -73,7 +73,7 @@ def run_commands(commands: dict[str, list[str]], cpus: int) -> dict[str, tuple[i
     """Runs each command as a task of its own, as many at once as fit; exit status and the last line it printed.
 
     A command is arguments of `python`. A task whose machine is lost is started again elsewhere, and goes on from its
-    checkpoint where the store is a folder that all machines see.
+    checkpoint where the store is a folder that all machines see; with `--force` among its arguments it starts over.
     """
     with ray_session(cpus) as ray, console.progress() as bar:
 
