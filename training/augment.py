@@ -61,11 +61,8 @@ def jitter(x: Images, rng: np.random.Generator, strength: float = 0.2, hue: floa
     for begin in range(0, n, 4096):  # a block that stays in cache
         part = slice(begin, begin + 4096)
         z = x[part].astype(np.float32) * bright[part]
-        luma = z @ grey
-        z = (
-            contrast[part] * (z - luma.mean(axis=(1, 2))[:, None, None, None])
-            + luma.mean(axis=(1, 2))[:, None, None, None]
-        )
+        mean = (z @ grey).mean(axis=(1, 2))[:, None, None, None]
+        z = contrast[part] * (z - mean) + mean
         luma = (z @ grey)[..., None]
         z = saturation[part] * (z - luma) + luma
         z = np.einsum("nhwc,ndc->nhwd", z, _hue_matrix(turn[part]), optimize=True)

@@ -179,8 +179,7 @@ class _Run:
         variables = [v for v in self.variables() if _numeric(v)]
         if [tuple(v.shape) for v in variables] != [array.shape for array in arrays]:
             raise KilnError(f"{self.job.model}: its checkpoint is of another network; start over with --force")
-        for variable, array in zip(variables, arrays, strict=True):
-            variable.assign(array)
+        _assign(variables, arrays)
         self.state = state
         self.begun = time.monotonic() - state.seconds
 
@@ -313,20 +312,25 @@ class _Run:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The averaged weights in place of the trained ones, for as long as the block lasts."""
-        average = optimize.averages(self.optimizer)
-        kept = [self.array(v) for v in self.model.trainable_variables] if average else []
-        for variable, value in zip(self.model.trainable_variables if average else [], average, strict=True):
-            variable.assign(value)
+        if not self.job.recipe.average:
+            yield
+            return
+        kept = [self.array(v) for v in self.model.trainable_variables]
+        self.finish()
         try:
             yield
         finally:
-            for variable, value in zip(self.model.trainable_variables if average else [], kept, strict=True):
-                variable.assign(value)
+            _assign(self.model.trainable_variables, kept)
 
     def finish(self) -> None:
-        """Leaves the averaged weights in the model, for good."""
-        for variable, value in zip(self.model.trainable_variables, optimize.averages(self.optimizer), strict=False):
-            variable.assign(value)
+        """Leaves the averaged weights in the model, where the recipe averages."""
+        if self.job.recipe.average:
+            _assign(self.model.trainable_variables, optimize.averages(self.optimizer))
+
+
+def _assign(variables: list[Any], values: list[np.ndarray[Any, Any]]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def _numeric(variable: Any) -> bool:

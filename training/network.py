@@ -32,11 +32,10 @@ def with_probabilities(keras: Any, logits: Any, flip: bool = False) -> Any:
 
     With `flip`, the mean over the image and its mirror image, at twice the work.
     """
-    image = keras.Input(logits.input_shape[1:], dtype="uint8", name="image")
     softmax = keras.layers.Softmax(dtype="float32", name="softmax")
     if not flip:
-        body = keras.Model(logits.inputs, softmax(logits.outputs[0]), name=logits.name)
-        return body
+        return keras.Model(logits.inputs, softmax(logits.outputs[0]), name=logits.name)
+    image = keras.Input(logits.input_shape[1:], dtype="uint8", name="image")
     both = [softmax(logits(image)), softmax(logits(keras.ops.flip(image, axis=2)))]
     return keras.Model(image, keras.layers.Average(name="probabilities")(both), name=logits.name)
 

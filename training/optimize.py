@@ -83,9 +83,7 @@ def optimizer(keras: Any, recipe: Recipe, steps_per_epoch: int) -> Any:
 
 
 def averages(optimizer: Any) -> list[NDArray[np.float32]]:
-    """The moving averages of the trainable weights, in their order; empty where the recipe asks for none."""
-    if not optimizer.use_ema:
-        return []
+    """The moving averages of the trainable weights, in their order, of an optimizer whose recipe asks for them."""
     return [np.asarray(value) for value in optimizer._model_variables_moving_average]
 
 
