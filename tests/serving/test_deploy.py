@@ -89,8 +89,8 @@ def test_the_worst_case_fits_into_the_memory_and_the_copies_into_their_volume() 
     for container in containers():
         told = {entry["name"]: entry.get("value", "") for entry in container["env"]}
         settings = Settings.from_environment(told)
-        bodies = 2 * settings.max_inflight * settings.max_body_bytes
-        decoded = 2 * settings.pool_threads * 16 * settings.max_pixels  # a pool for each protocol, 16 bytes a pixel
+        bodies = 3 * settings.max_inflight * settings.max_body_bytes  # in work, held twice, and still on their way
+        decoded = settings.pool_threads * 16 * settings.max_pixels
         needed = PROCESS_BYTES + settings.workers * (PROCESS_BYTES + bodies + decoded)
         assert needed <= amount(container["resources"]["limits"]["memory"])
     (volume,) = [v for v in of("Deployment")["spec"]["template"]["spec"]["volumes"] if v["name"] == "scratch"]
