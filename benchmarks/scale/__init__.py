@@ -25,7 +25,7 @@ from benchmarks import results
 from benchmarks.judging.compare import groups
 from benchmarks.measuring.process import thread_environment
 from benchmarks.reporting import words
-from benchmarks.scale import fleet, worker
+from benchmarks.scale import fleet
 from catalog import ROOT, KilnError, Store, Variant, plugin
 
 PAGE = ROOT / "docs" / "scale.md"
@@ -204,6 +204,8 @@ def check(
 
 
 def _compared(store: Store, card: catalog.VariantCard, workers: int, seconds: float, rounds: int) -> list[Compared]:
+    from benchmarks.scale import worker  # not above: the workers, which run it as their main module, import this one
+
     with tempfile.TemporaryDirectory(prefix="modelkiln-scale-") as scratch:
         job = {
             "format": card.variant.format,
