@@ -180,18 +180,24 @@ def leaving(place: Place) -> Seen:
 
 
 def killed(place: Place) -> Seen:
-    with place.serving(workers="2") as running:
+    with place.serving(workers="2") as running, Load(running.url) as load:
         wait_for(lambda: len(events(running, "is ready")) == 2, 60)
-        victim = workers(running)[0]
-        with Load(running.url) as load:
-            time.sleep(0.5)
-            os.kill(victim, signal.SIGKILL)
-            spawned = wait_for(lambda: len(workers(running)) == 2 and victim not in workers(running), 30)
-            ready = spawned + wait_for(lambda: len(events(running, "is ready")) == 3, 60)
+        times = [_killed(running, worker) for worker in (3, 4, 5)]
     lost = sum(count for word, count in load.seen.items() if word != "200")
-    assert lost <= 6 and ready < 3 * _busy(), (load.seen, ready)
+    spawned, ready = (statistics.median(one) for one in zip(*times, strict=True))
+    assert lost <= 6 * len(times) and ready < 2 * 3 * _busy(), (load.seen, times)
     asked, late = sum(load.seen.values()), _over(ready, 3, "s")
-    return f"{lost} requests in flight failed of {asked}; replaced in {spawned:.2f} s, ready in {ready:.1f} s{late}"
+    figures = f"replaced in {spawned:.2f} s, ready in {ready:.1f} s{late}, the medians of three"
+    return f"{lost} requests in flight failed of {asked}; {figures}"
+
+
+def _killed(running: Running, worker: int) -> tuple[float, float]:
+    """Seconds after the end of one until another is there, and until it, the service's so manieth, is ready."""
+    victim = workers(running)[0]
+    time.sleep(0.5)
+    os.kill(victim, signal.SIGKILL)
+    spawned = wait_for(lambda: len(workers(running)) == 2 and victim not in workers(running), 30)
+    return spawned, spawned + wait_for(lambda: len(events(running, "is ready")) == worker, 60)
 
 
 def all_dead(place: Place) -> Seen:
@@ -314,8 +320,8 @@ def _busy() -> float:
 
 
 def _over(seen: float, limit: float, unit: str) -> str:
-    """The mark of a figure that misses what was asked for and was let through because other work ran beside."""
-    return f" (**over {limit:g} {unit}**, other work ran beside)" if seen > limit else ""
+    """The mark of a figure that misses what was asked for and was let through, as the machine may have been slow."""
+    return f" (**over {limit:g} {unit}**)" if seen > limit else ""
 
 
 def _write_store(folder: Path) -> Path:
