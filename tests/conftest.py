@@ -1,7 +1,5 @@
 """What several rooms' tests share: one LeNet trained on digits by its `quick` recipe, through the real command."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,15 +34,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "tests/export" if path.startswith("tests/export/") and not path.endswith(OWN_STORE) else path
 
     return ByFile(config, log)
-
-
-@pytest.fixture(scope="session")
-def quick_store(tmp_path_factory) -> Path:
-    """A store holding the trained `lenet`; copy it before changing it."""
-    store = tmp_path_factory.mktemp("quick-store")
-    command = [sys.executable, "-m", "training", "lenet", "--dataset", "digits", "--recipe", "quick"]
-    subprocess.run([*command, "--store", str(store)], cwd=ROOT, check=True, capture_output=True, timeout=280)
-    return store
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from catalog import KilnError, Recipe, Store
+from tests.export import train_tiny
 from training import data, distill, epochs, loop, network, optimize
 from training.checkpoint import Checkpoints
 from training.complete import complete
@@ -21,6 +22,14 @@ def few() -> data.Dataset:
     return dataclasses.replace(
         whole, x_train=whole.x_train[:48], y_train=whole.y_train[:48], x_val=whole.x_val[:20], y_val=whole.y_val[:20]
     )
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with a teacher, `tiny`, that knows the digits."""
+    store = Store(tmp_path_factory.mktemp("taught"))
+    train_tiny.main(str(store.root))
+    return store
 
 
 def job(few: data.Dataset, store: Store, architecture: str = "lenet", **recipe: object) -> Job:
@@ -92,22 +101,19 @@ def test_what_is_saved_is_the_average_of_the_weights(few, tmp_path):
         assert not np.array_equal(saved, last)
 
 
-def test_a_teacher_must_be_trained_on_the_same_data(quick_store, few):
-    store = Store(quick_store)
-    assert distill.teacher_card(store, "lenet", few).model == "lenet"
+def test_a_teacher_must_be_trained_on_the_same_data(taught, few):
+    assert distill.teacher_card(taught, "tiny", few).model == "tiny"
     with pytest.raises(KilnError, match=r"was trained on digits, not on this other; train it first"):
-        distill.teacher_card(store, "lenet", dataclasses.replace(few, name="other", sha256="0" * 64))
+        distill.teacher_card(taught, "tiny", dataclasses.replace(few, name="other", sha256="0" * 64))
     with pytest.raises(KilnError, match="no trained model 'simcnn'"):
-        distill.teacher_card(store, "simcnn", few)
+        distill.teacher_card(taught, "simcnn", few)
 
 
-def test_a_student_learns_its_teachers_answers_rather_than_the_labels(quick_store, few, tmp_path):
+def test_a_student_learns_its_teachers_answers_rather_than_the_labels(taught, few):
     """Taught with the whole weight on the teacher and every label false, it must follow the teacher."""
     lies = dataclasses.replace(few, y_train=(few.y_train + 1) % 10)
-    asked = job(
-        lies, Store(quick_store), teacher="lenet", distill_weight=1.0, temperature=2.0, epochs=30, learning_rate=3e-3
-    )
-    asked = dataclasses.replace(asked, store=Store(quick_store), model="student")
+    asked = job(lies, taught, teacher="tiny", distill_weight=1.0, temperature=2.0, epochs=30, learning_rate=3e-3)
+    asked = dataclasses.replace(asked, model="student")
     trained = loop.train(asked)
     Checkpoints(asked.folder / "checkpoints").clear()
     said = np.asarray(trained.model.predict(few.x_train, verbose=0)).argmax(axis=1)

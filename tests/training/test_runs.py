@@ -1,6 +1,7 @@
 """Whole runs as a user starts them: killed, corrupted, diverged, changed, interrupted, repeated (faults 44 to 48)."""
 
 import csv
+import dataclasses
 import os
 import random
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catalog import Card, Store, plugin, plugin_names, read_card, sha256_of
+from catalog import Card, Store, plugin, plugin_names, read_card, sha256_of, to_json, write_atomic
 
 TRAIN = [sys.executable, "-m", "training"]
 ROOT = Path(__file__).parents[2]
@@ -239,8 +240,11 @@ def test_jax_trains_the_same_files_where_there_is_no_tensorflow(tmp_path):
     assert "jax" in card(tmp_path).versions and "tensorflow" not in card(tmp_path).versions
 
 
-def test_all_goes_on_after_a_failure_and_names_it(quick_store, tmp_path):
-    shutil.copytree(quick_store, tmp_path, dirs_exist_ok=True)
+def test_all_goes_on_after_a_failure_and_names_it(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    quick = plugin("training.models", "lenet").RECIPES["quick"]  # as if it had run for all its epochs
+    done = dataclasses.replace(card(tmp_path), recipe=quick.decisive())
+    write_atomic(tmp_path / "lenet" / "card.json", to_json(done))
     (tmp_path / "simcnn").write_text("a file where the folder should be")
     failed = run(
         "all", "--dataset", "digits", "--recipe", "quick", "--models", "simcnn,lenet", "--store", str(tmp_path)
