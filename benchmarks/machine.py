@@ -63,6 +63,24 @@ def stolen_percent(before: list[int], after: list[int]) -> float | None:
     return round(100 * spent[7] / sum(spent), 2) if len(spent) == 8 and sum(spent) > 0 else None
 
 
+def others_percent(before: list[int], after: list[int], own_s: float) -> float | None:
+    """Share of the processors' time between two readings that other processes took; None where that is not told.
+
+    `own_s` are the seconds of processor time that this process and those it has waited for took in between.
+    """
+    spent = [late - early for early, late in zip(before, after, strict=False)][:8]
+    if len(spent) < 8 or sum(spent) <= 0:
+        return None
+    user, nice, system, _, _, irq, softirq, _ = spent
+    others = user + nice + system + irq + softirq - own_s * os.sysconf("SC_CLK_TCK")
+    return round(max(0.0, 100 * others / sum(spent)), 2)
+
+
+def own_s() -> float:
+    """Seconds of processor time of this process and of those it has waited for."""
+    return sum(os.times()[:4])
+
+
 def peak_rss_bytes() -> int:
     """Largest resident memory of this process.
 

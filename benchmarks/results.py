@@ -233,6 +233,7 @@ class Results:
     details: dict[str, Detail]  # by "model/version"
     roofline: Roofline | None = None
     steal_percent: float | None = None  # of the run's processor time, taken by other guests of the host
+    others_percent: float | None = None  # of it, taken by processes that are not the run's own
     http_reason: str = ""  # why there is no serving tax at all, where it was asked for
     orders: list[list[str]] = field(default_factory=list)  # of every pass
 

@@ -69,6 +69,7 @@ class Run:
         where it cannot be measured, the reason.
         """
         created, start, load_before, ticks = now(), time.perf_counter(), machine.load(), machine.ticks()
+        own_s = machine.own_s()
         todo = candidates(self.store, models)
         rng = random.Random(self.seed)
         orders = [rng.sample([c.name for c in todo], len(todo)) for _ in range(self.settings.passes)]
@@ -83,6 +84,7 @@ class Run:
                     self._process(tries[name], turn, position, splits, Path(scratch) / f"job{turn}-{position}")
                     done(name, tries[name].reason)
             rows, details = self._rows(tries, splits)
+        ticks_after, own_s = machine.ticks(), machine.own_s() - own_s
         packages = {p for c in todo if c.card for p in _packages(c.variant.format)}
         return Results(
             schema=SCHEMA,
@@ -102,7 +104,8 @@ class Run:
             rows=rows,
             details=details,
             roofline=peak,
-            steal_percent=machine.stolen_percent(ticks, machine.ticks()),
+            steal_percent=machine.stolen_percent(ticks, ticks_after),
+            others_percent=machine.others_percent(ticks, ticks_after, own_s),
             orders=orders,
         )
 

@@ -7,6 +7,8 @@ from benchmarks.judging.speed import BLIND, FASTER
 from benchmarks.reporting import depth, words
 from benchmarks.results import Results
 
+MOST_OTHERS = 5.0  # percent of the processors' time that other processes may take unmentioned
+
 
 def headline(results: Results, found: list[Group]) -> str:
     """The run in one sentence: which variant to take, or how many there are and what each model's choice is."""
@@ -86,21 +88,30 @@ def _warnings(results: Results) -> list[tuple[str, str]]:
     if results.quick:
         long = "This was a quick run: p99 is rough, and ratios near 1 are not to be trusted."
         found.append(("in a quick run", long))
-    cores = len(results.machine.affinity)
     if results.steal_percent is not None and results.steal_percent >= 2:
         long = (
             f"Other guests of the host took {results.steal_percent:.0f}% of the processor's time during the run: "
             "latencies are too high, their ratios uncertain."
         )
         found.append(("beside other guests of the host", long))
-    before, after = results.load_before[0], results.load_after[0]
-    if before > 0.5 * cores or after > results.threads + 0.5 * cores:  # the run itself makes `threads` of it
+    if told := _other_work(results):
         long = (
-            f"The machine was busy with other work (load average {before:.1f} before and {after:.1f} after the run, on "
-            f"{cores} cores): latencies are too high, their ratios uncertain. Measure again when it is idle."
+            f"The machine was busy with other work ({told}): latencies are too high, their ratios uncertain. "
+            "Measure again when it is idle."
         )
         found.append(("on a machine busy with other work", long))
     return found
+
+
+def _other_work(results: Results) -> str:
+    """How much of the machine others took, where that is too much; older runs have nothing but load averages."""
+    cores = len(results.machine.affinity)
+    if results.others_percent is not None:
+        much = results.others_percent >= MOST_OTHERS
+        return f"which took {results.others_percent:.0f}% of its {cores} cores' time during the run" if much else ""
+    before, after = results.load_before[0], results.load_after[0]
+    busy = before > 0.5 * cores or after > results.threads + 0.5 * cores  # the run itself makes `threads` of it
+    return f"load average {before:.1f} before and {after:.1f} after the run, on {cores} cores" if busy else ""
 
 
 def unsettled(results: Results, model: str) -> str:

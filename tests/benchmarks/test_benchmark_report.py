@@ -183,6 +183,10 @@ def test_a_busy_machine_and_a_quick_run_are_said_first(golden: Results, report: 
     for text in (loaded.markdown.split("## ")[0], loaded.html.split("<main>")[0]):
         assert "This was a quick run" in text
         assert "busy with other work (load average 3.6 before and 1.9 after the run, on 2 cores)" in text
+    told = dataclasses.replace(golden, load_before=[3.6, 1.0, 0.5], others_percent=30.4)
+    assert "which took 30% of its 2 cores' time during the run" in render(told, pictures=False).markdown
+    calm = dataclasses.replace(told, others_percent=1.0)  # whatever was computed before it began
+    assert "busy" not in render(calm, pictures=False).markdown
 
 
 def test_the_choice_is_named_however_crowded(golden: Results) -> None:

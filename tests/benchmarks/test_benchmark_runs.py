@@ -104,7 +104,7 @@ def test_the_machine_and_conditions_are_written_down(results: Results) -> None:
     assert results.machine.cpu and results.machine.memory_bytes > 2**28
     assert {"numpy", "onnxruntime"} <= set(results.machine.versions)
     assert results.environment["OMP_NUM_THREADS"] == "1"
-    assert len(results.load_before) == len(results.load_after) == 3
+    assert len(results.load_before) == len(results.load_after) == 3 and results.others_percent is not None
     assert results.roofline and results.roofline.fp32_macs_per_s > 1e8 and results.roofline.int8_macs_per_s > 1e8
     assert [sorted(order) for order in results.orders] == [sorted(results.order)]
     assert results.seed == 3 and results.quick and results.models["tiny"].dataset == "digits"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks.judging.bound import bound
-from benchmarks.machine import stolen_percent, ticks
+from benchmarks.machine import others_percent, own_s, stolen_percent, ticks
 from benchmarks.measuring import energy, roofline, work
 from benchmarks.measuring.bench_latency import worth_trying
 from benchmarks.measuring.kernel import Kernel
@@ -175,6 +178,20 @@ def test_stolen_time() -> None:
     assert stolen_percent(before, after) == 10.0
     assert stolen_percent([], []) is None and stolen_percent(before, before) is None
     assert ticks(Path("/nowhere")) == []
+
+
+def test_time_that_other_processes_took() -> None:
+    before, after = [10, 0, 10, 100, 0, 0, 0, 0, 0, 0], [40, 5, 20, 150, 5, 3, 2, 5, 5, 0]
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    assert others_percent(before, after, 30 * tick) == pytest.approx(100 * (30 + 5 + 10 + 3 + 2 - 30) / 110, abs=0.01)
+    assert others_percent(before, after, 60 * tick) == 0  # the kernel rounds them differently
+    assert others_percent([], [], 0) is None and others_percent(before, before, 0) is None
+
+
+def test_ones_own_time_is_that_of_ones_children_too() -> None:
+    began = own_s()
+    subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+    assert own_s() > began
 
 
 def test_more_variants_get_less_time_each() -> None:
