@@ -1,14 +1,15 @@
-"""What several rooms' tests share: one LeNet trained on digits by its `quick` recipe, through the real command."""
+"""What several rooms' tests share: the order they run in, and a browser."""
 
+import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import browser as chromium
 
-ROOT = Path(__file__).parents[1]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has its children ignore it
+
 LONGEST = ("training/test_runs.py", "training/test_sweep.py")  # begun first: no worker is left with them at the end
 OWN_STORE = ("test_channel_prune.py", "test_channels.py", "test_transforms.py", "test_transforms_slow.py")
 
