@@ -120,25 +120,32 @@ def train_trial(config: dict[str, Any]) -> None:
     sweep, trial = config["sweep"], config["trial"]
     folder = Path(sweep.folder, "trials", trial.key)
     rows: list[dict[str, float]] = []
-    begun = time.monotonic()
     if (folder / RESULT).is_file():
         rows = json.loads((folder / RESULT).read_text(encoding="utf-8"))["history"]
-    elif found := Checkpoints(folder / "trial" / "checkpoints").newest(lambda _: None):
-        rows = found[0].history
-
-    def tell(row: dict[str, float]) -> None:
-        tune.report({"val_accuracy": row["val_accuracy"], "epoch": int(row["epoch"])})
-
+    if found := Checkpoints(folder / "trial" / "checkpoints").newest(lambda _: None):
+        rows += found[0].history[len(rows) :]
     for row in rows:
-        tell(row)
+        tune.report(_told(row))
     if len(rows) == trial.recipe.epochs:
         return
     loaded = data.load(sweep.dataset, root=sweep.root or None, validation=trial.recipe.validation)
     job = Job("trial", sweep.model, sweep.space, trial.recipe, loaded, sweep.seed, Store(folder), 30.0)
-    trained = loop.train(job, tell)
-    told = {"history": trained.history, "seconds": time.monotonic() - begun}
-    write_atomic(folder / RESULT, json.dumps(told))
-    job.checkpoints.clear()
+
+    def tell(row: dict[str, float]) -> None:
+        """Files the epoch first: a scheduler that stops the trial ends this function in its report."""
+        if int(row["epoch"]) <= len(rows):  # trained again, from a checkpoint before it
+            return
+        rows.append(row)
+        write_atomic(folder / RESULT, json.dumps({"history": rows}))
+        if len(rows) == trial.recipe.epochs:
+            job.checkpoints.clear()
+        tune.report(_told(row))
+
+    loop.train(job, tell)
+
+
+def _told(row: dict[str, float]) -> dict[str, float]:
+    return {"val_accuracy": row["val_accuracy"], "epoch": int(row["epoch"])}
 
 
 def run(sweep: Sweep) -> list[Outcome]:
@@ -152,8 +159,8 @@ def run(sweep: Sweep) -> list[Outcome]:
     from training.cluster import gpus_per_task, ray_session
 
     planned = trials(sweep)
-    loaded = data.load(sweep.dataset, root=sweep.root or None)  # before the trials, so that one process downloads it
-    _claim(sweep, planned, loaded.sha256)
+    sha256 = data.load(sweep.dataset, root=sweep.root or None).sha256  # now, so that one process downloads it
+    _claim(sweep, planned, sha256)
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # its own returns as if the sweep were over
     with ray_session(sweep.cpus) as ray:
         from ray import tune
@@ -263,14 +270,14 @@ def as_recipe(best: Outcome, sweep: Sweep) -> str:
 def summary(outcomes: list[Outcome]) -> Any:
     """One table of all trials, best first."""
     import rich.table
+    from rich.markup import escape
 
-    names = list(outcomes[0].trial.varied)
-    table = rich.table.Table("trial", *names, "epochs", "validation", "")
+    table = rich.table.Table("trial", "validation", "epochs", "what it tried")
     for o in outcomes:
         reached = f"{100 * o.accuracy:.2f}%" if o.accuracies else ""
         told = {"done": "", "stopped": f"stopped {o.reason}", "failed": f"failed: {o.reason:.40}"}[o.status]
-        values = [f"{o.trial.varied[name]}" for name in names]
-        table.add_row(o.trial.key[:3], *values, str(len(o.accuracies)), reached, told)
+        tried = ", ".join(f"{name}={value}" for name, value in o.trial.varied.items())
+        table.add_row(o.trial.key[:3], reached, str(len(o.accuracies)), escape(f"{told}\n{tried}" if told else tried))
     return table
 
 

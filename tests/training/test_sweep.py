@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -119,6 +120,29 @@ def test_a_failing_trial_leaves_the_others(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
 
 
+def test_what_a_scheduler_stopped_is_kept(tmp_path, monkeypatch):
+    """Ray ends a trial's function inside its report, the last one's too."""
+    spaces(monkeypatch, {"epochs": 2, "batch_size": 256}, {"learning_rate": [0.01]})
+    asking = asked(tmp_path)
+    (trial,) = sweep.trials(asking)
+    reported: list[int] = []
+
+    def stopped(row: dict[str, float]) -> None:
+        reported.append(int(row["epoch"]))
+        if reported in ([1], [1, 1, 2]):
+            raise SystemExit
+
+    monkeypatch.setattr("ray.tune.report", stopped)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            sweep.train_trial({"sweep": asking, "trial": trial})
+    folder = tmp_path / "trials" / trial.key
+    first = (folder / sweep.RESULT).read_text()
+    assert len(json.loads(first)["history"]) == 2 and not (folder / "trial" / "checkpoints").exists()
+    sweep.train_trial({"sweep": asking, "trial": trial})
+    assert reported == [1, 1, 2, 1, 2] and (folder / sweep.RESULT).read_text() == first
+
+
 def test_ctrl_c_ends_a_sweep_with_the_way_to_go_on(tmp_path):
     command = [sys.executable, "-m", "training", "sweep", "lenet", "--dataset", "digits", "--recipe", "quick"]
     command += ["--space", "wide", "--search", "random", "--trials", "4", "--epochs", "900", "--out", str(tmp_path)]
@@ -141,18 +165,22 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     command += ["--space", "wide", "--search", "asha", "--trials", "6", "--epochs", "4", "--out", str(tmp_path)]
     first = subprocess.Popen(command, cwd=catalog.ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 600
-    while not list(tmp_path.glob("trials/*/result.json")) and time.monotonic() < deadline:
+
+    def histories() -> dict[Path, list[dict[str, float]]]:
+        return {path: json.loads(path.read_text())["history"] for path in tmp_path.glob("trials/*/result.json")}
+
+    while all(len(rows) < 4 for rows in histories().values()) and time.monotonic() < deadline:
         time.sleep(0.2)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/*/result.json")}
-    assert kept
-    for path in kept:  # a figure that only a replay can give
+    time.sleep(5)  # its workers outlive it for a moment
+    for path in histories():  # a figure that only a replay can give
         path.write_text(path.read_text().replace('"val_accuracy": 0.', '"val_accuracy": 0.99'))
-        kept[path] = path.stat().st_mtime_ns
+    kept = histories()
     done = subprocess.run(command, cwd=catalog.ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
+    for path, replayed in kept.items():
+        assert histories()[path][: len(replayed)] == replayed
     with (tmp_path / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 and float(rows[0]["val_accuracy"]) > 0.99
