@@ -512,6 +512,7 @@ class Store:
 
     <root>/<model>/{card.json, policy.json, model.keras, history.csv, plots/}
     <root>/<model>/variants/<version>/{card.json, model.<suffix>}
+    <root>/<model>/transforms/<name>/{card.json, model.keras}
     """
 
     def __init__(self, root: Path | str | None = None) -> None:
@@ -531,6 +532,10 @@ class Store:
     def variant_dir(self, variant: Variant) -> Path:
         """Folder of a variant, whether or not it exists."""
         return self.model_dir(variant.model) / "variants" / variant.version
+
+    def transform_dir(self, model: str, name: str) -> Path:
+        """Folder of a transformed model, whether or not it exists."""
+        return self.model_dir(model) / "transforms" / name
 
     def models(self) -> list[str]:
         """Names of the models that have a card, sorted."""
@@ -563,8 +568,10 @@ class Store:
         """
         if variant.parent_sha256 != card.weights_sha256:
             return False
-        path = self.model_dir(card.model) / "transforms" / variant.variant.transform / CARD
-        if not variant.variant.transform or not path.is_file():
+        if not variant.variant.transform:
+            return True
+        path = self.transform_dir(card.model, variant.variant.transform) / CARD
+        if not path.is_file():
             return True
         try:
             made_of = json.loads(path.read_text(encoding="utf-8"))["weights_sha256"]

@@ -49,17 +49,18 @@ def run(application: typer.Typer) -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     try:
         application()
-    except KilnError as error:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        said = f"error: {where}{error.strerror or error}"
-        err.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+    except (KilnError, OSError) as error:
+        said = str(error) if isinstance(error, KilnError) else _refused(error)
+        err.print(f"error: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("interrupted", style="yellow")
         sys.exit(130)
+
+
+def _refused(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
 
 
 def progress(*columns: rich.progress.ProgressColumn | str) -> rich.progress.Progress:

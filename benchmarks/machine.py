@@ -59,8 +59,8 @@ def ticks(path: Path = Path("/proc/stat")) -> list[int]:
 
 def stolen_percent(before: list[int], after: list[int]) -> float | None:
     """Share of the time between two readings that the host gave to others; None where that is not told."""
-    spent = [late - early for early, late in zip(before, after, strict=False)][:8]  # guests' time is in user's
-    return round(100 * spent[7] / sum(spent), 2) if len(spent) == 8 and sum(spent) > 0 else None
+    spent = _spent(before, after)
+    return round(100 * spent[7] / sum(spent), 2) if spent else None
 
 
 def others_percent(before: list[int], after: list[int], own_s: float) -> float | None:
@@ -68,12 +68,18 @@ def others_percent(before: list[int], after: list[int], own_s: float) -> float |
 
     `own_s` are the seconds of processor time that this process and those it has waited for took in between.
     """
-    spent = [late - early for early, late in zip(before, after, strict=False)][:8]
-    if len(spent) < 8 or sum(spent) <= 0:
+    spent = _spent(before, after)
+    if not spent:
         return None
     user, nice, system, _, _, irq, softirq, _ = spent
     others = user + nice + system + irq + softirq - own_s * os.sysconf("SC_CLK_TCK")
     return round(max(0.0, 100 * others / sum(spent)), 2)
+
+
+def _spent(before: list[int], after: list[int]) -> list[int]:
+    """The eight kinds of time between two readings; none where they are not told, or no time has passed."""
+    spent = [late - early for early, late in zip(before, after, strict=False)][:8]  # guests' time is in user's
+    return spent if len(spent) == 8 and sum(spent) > 0 else []
 
 
 def own_s() -> float:

@@ -8,14 +8,13 @@ the budget then race in rounds, each in its own process, and what was tried stan
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
 import catalog
-from catalog import KilnError, Store, Variant, VariantCard, plugin
+from catalog import KilnError, Store, Variant, VariantCard, plugin, servable
 from export import pipeline, process
 from export.timing import Measure
 from export.transforming import Tell
@@ -23,7 +22,6 @@ from export.verdict import budgeted, judged_by
 
 Objective = Literal["latency", "throughput", "size"]
 BATCH: dict[str, int] = {"latency": 1, "throughput": 32}
-ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def _verdict(store: Store, card: VariantCard, allowed: float) -> str:
         return f"failed: {card.reason}"
     if card.parity and not card.parity.holds:
         return "strays from its parent further than its floor"
-    if not _form(card.variant).SERVABLE:
+    if not servable(card.variant):
         return "reference only, it cannot be served"
     if card.validation_drop is None:
         return "made before drops on the validation split were measured; export it again with --force"
@@ -138,35 +136,27 @@ def _raced(
     begin: Callable[[Variant], None],
 ) -> list[Entry]:
     """The entries with their figures; one that cannot be timed is left out and says why."""
-    starters = [entry for entry in entries if not entry.verdict]
     if objective == "size":
         return [dataclasses.replace(e, figure=None if e.verdict else float(e.card.size_bytes)) for e in entries]
     batch = BATCH[objective]
-    times: dict[str, list[float]] = {}
-    failed: dict[str, str] = {}
-    for turn in range(ROUNDS):
-        for card in (entry.card for entry in (starters if turn % 2 == 0 else reversed(starters))):
-            version = card.variant.version
-            if version in failed:
-                continue
-            begin(card.variant)
-            data, folder = card.dataset, str(store.variant_dir(card.variant).resolve())
-            asked = Measure(folder, card.file, card.variant.format, data.height, data.width, batch, options.threads)
-            reply = process.ask(asked, options.timeout)
-            if reply.error:
-                failed[version] = f"cannot be timed: {reply.error}"
-            else:
-                times.setdefault(version, []).append(reply.times_ms[str(batch)])
+    starters = {entry.card.variant.version: entry.card for entry in entries if not entry.verdict}
+    asked = {version: [_measure(store, card, batch, options.threads)] for version, card in starters.items()}
+    times, failed = process.raced(asked, options.timeout, lambda version: begin(starters[version].variant))
 
     def judged(entry: Entry) -> Entry:
         version = entry.card.variant.version
-        if entry.verdict or version in failed:
+        if version not in times:
             return dataclasses.replace(entry, verdict=entry.verdict or failed[version])
-        taken = statistics.median(times[version])
+        (taken,) = times[version]
         figure = round(taken, 4) if objective == "latency" else round(1000 * batch / taken, 1)
         return dataclasses.replace(entry, figure=figure)
 
     return [judged(entry) for entry in entries]
+
+
+def _measure(store: Store, card: VariantCard, batch: int, threads: int) -> Measure:
+    data, folder = card.dataset, str(store.variant_dir(card.variant).resolve())
+    return Measure(folder, card.file, card.variant.format, data.height, data.width, batch, threads)
 
 
 def _merit(entry: Entry, objective: Objective) -> float:

@@ -7,11 +7,12 @@ import dataclasses
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,34 @@ from export.tuning.apply import Transform
 from export.worker import Convert, Prepare, Reply
 
 WORKER = "export.worker"
+ROUNDS = 3  # of a race
 LOOK_SECONDS = 0.25  # how often a watcher is called
 SAVE_SECONDS = 60.0  # for a transform to save itself, when the user interrupts
+
+
+def raced(
+    asked: Mapping[str, Sequence[Measure]], timeout: float, begin: Callable[[str], None] = lambda name: None
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """By name, the median milliseconds of its measures; and of those that cannot be timed, why.
+
+    In every one of `ROUNDS` all run once, each measure in a process of its own, there and back; `begin` is called with
+    each name before.
+    """
+    taken: dict[str, list[list[float]]] = {name: [[] for _ in measures] for name, measures in asked.items()}
+    failed: dict[str, str] = {}
+    for turn in range(ROUNDS):
+        for name in list(asked) if turn % 2 == 0 else reversed(list(asked)):
+            if name in failed:
+                continue
+            begin(name)
+            for request, times in zip(asked[name], taken[name], strict=True):
+                reply = ask(request, timeout)
+                if reply.error:
+                    failed[name] = f"cannot be timed: {reply.error}"
+                    break
+                times.append(reply.times_ms[str(request.batch)])
+    middle = {name: list(map(statistics.median, times)) for name, times in taken.items() if name not in failed}
+    return middle, failed
 
 
 def ask(

@@ -18,7 +18,7 @@ from typing import Any
 import catalog
 from catalog import Card, KilnError, Store, plugin, read_card
 from export import process
-from export.transforms import MODEL, PACKAGE, Progress, Stage, TransformCard, folder_of, name_of
+from export.transforms import MODEL, PACKAGE, Progress, Stage, TransformCard, name_of
 from export.tuning.apply import Transform
 
 Tell = Callable[[str, Progress], None]
@@ -52,7 +52,7 @@ def settings(card: TransformCard) -> dict[str, Any]:
 
 def present(store: Store, parent: Card, name: str) -> Source | None:
     """The transformed model that lies there, if it was made from these weights and is whole, by whatever settings."""
-    folder = folder_of(store, parent.model, name).resolve()
+    folder = store.transform_dir(parent.model, name).resolve()
     try:
         card = read_card(TransformCard, folder / catalog.CARD)
         store.verify(folder, card.files)
@@ -106,7 +106,7 @@ def _found(store: Store, parent: Card, source: Source, links: list[Stage], epoch
 
 def _make(store: Store, parent: Card, source: Source, links: list[Stage], epochs: int | None, tell: Tell) -> Source:
     name, stage, data = name_of(links), links[-1], parent.dataset
-    final = folder_of(store, parent.model, name).resolve()
+    final = store.transform_dir(parent.model, name).resolve()
     checkpoints, started = final.with_name(f".{name}.checkpoints"), time.monotonic()
     with catalog.staged_folder(final) as staged:
         checkpoints.mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from benchmarks.results import Results, Tax
-from catalog import KilnError, Store, Variant, plugin
+from catalog import KilnError, Store, Variant, servable
 
 STAGES = ("decode", "queue", "compute")
 WARM = 30  # requests that are not counted
@@ -29,7 +29,7 @@ LONGEST = 4.0  # seconds of one variant's requests, however few they then are
 
 def measured(found: Results, store: Store) -> Results:
     """The results with the tax of every variant that can be served, or with the reason why one or all have none."""
-    names = [row.variant for row in found.rows if row.status == "ok" and row.p50_ms and _servable(row.variant)]
+    names = [row.variant for row in found.rows if row.status == "ok" and row.p50_ms and servable(row.variant)]
     random.Random(found.seed).shuffle(names)
     details = dict(found.details)
     try:
@@ -50,10 +50,6 @@ def _line(error: Exception, store: Store) -> str:
     """What went wrong, in one line without the folders of this machine."""
     line = " ".join(str(error).split()).replace(str(store.root.resolve()), "the store")[:300]
     return line or type(error).__name__
-
-
-def _servable(variant: Variant) -> bool:
-    return bool(plugin("export.formats", variant.format).SERVABLE)
 
 
 @contextmanager

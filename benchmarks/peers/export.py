@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -34,7 +33,6 @@ PEERS = {
     "nncf-openvino": ("openvino", "model.xml"),
 }
 CALIBRATION_IMAGES = 1024  # as our export's default
-ROUNDS = 3
 
 app = console.app("Compares our variants with what Microsoft Olive and NNCF make of the same model.")
 
@@ -157,28 +155,22 @@ def _proved(row: Contender, loaded: Any, threads: int) -> Contender:
 
 
 def _timed(rows: list[Contender], height: int, width: int, threads: int) -> list[Contender]:
-    """With times at batch 1 and 32, or why not: in every round all run once, there and back."""
-    failed: dict[str, str] = {}
-    taken: dict[str, dict[int, list[float]]] = {row.name: {1: [], 32: []} for row in rows if not row.reason}
-    for turn in range(ROUNDS):
-        for row in rows if turn % 2 == 0 else reversed(rows):
-            for batch, times in taken.get(row.name, {}).items():
-                asked = Measure(row.folder, row.file, row.format, height, width, batch, threads)
-                reply = process.ask(asked, 600.0)
-                if reply.error:
-                    failed[row.name] = f"cannot be timed: {reply.error}"
-                    del taken[row.name]
-                    break
-                times.append(reply.times_ms[str(batch)])
-    return [_with_times(row, taken.get(row.name), failed.get(row.name, "")) for row in rows]
+    """With times at batch 1 and 32, or why not."""
+    asked = {
+        row.name: [Measure(row.folder, row.file, row.format, height, width, batch, threads) for batch in (1, 32)]
+        for row in rows
+        if not row.reason
+    }
+    times, failed = process.raced(asked, 600.0)
+    return [_with_times(row, times.get(row.name), failed.get(row.name, "")) for row in rows]
 
 
-def _with_times(row: Contender, taken: dict[int, list[float]] | None, failed: str) -> Contender:
+def _with_times(row: Contender, times: list[float] | None, failed: str) -> Contender:
     if failed:
         return dataclasses.replace(row, reason=failed, top1=None, size_bytes=None)
-    if taken is None:
+    if times is None:
         return row
-    single, batch = (statistics.median(times) for times in taken.values())
+    single, batch = times
     return dataclasses.replace(row, p50_ms=round(single, 4), images_per_s=round(32_000 / batch, 1))
 
 

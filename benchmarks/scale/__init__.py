@@ -26,7 +26,7 @@ from benchmarks.judging.compare import groups
 from benchmarks.measuring.process import thread_environment
 from benchmarks.reporting import words
 from benchmarks.scale import fleet
-from catalog import ROOT, KilnError, Store, Variant, plugin
+from catalog import ROOT, KilnError, Store, Variant, servable
 
 PAGE = ROOT / "docs" / "scale.md"
 CHECK = ROOT / "docs" / "scale-check.json"
@@ -65,7 +65,7 @@ def text(found: results.Results, source: str, http_us: float = HTTP_US, core_hou
         (line.row, found.details[str(line.row.variant)])
         for group in groups(found)
         for line in group.lines
-        if line.row.status == "ok" and line.row.p50_ms and plugin("export.formats", line.row.variant.format).SERVABLE
+        if line.row.status == "ok" and line.row.p50_ms and servable(line.row.variant)
     ]
     if not served:
         raise KilnError(f"{source} has no variant that serving could take; run: make benchmark")
@@ -109,7 +109,7 @@ def text(found: results.Results, source: str, http_us: float = HTTP_US, core_hou
 def _example(found: results.Results) -> Variant:
     """The chosen variant of the largest model, by its multiply-accumulates."""
     lines = [line for group in groups(found) for line in group.lines if line.row.p50_ms and line.row.status == "ok"]
-    lines = [x for x in lines if plugin("export.formats", x.row.variant.format).SERVABLE]
+    lines = [x for x in lines if servable(x.row.variant)]
     return max(
         lines, key=lambda x: (found.models[x.row.variant.model].macs, x.chosen, x.row.variant.version)
     ).row.variant

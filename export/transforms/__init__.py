@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import catalog
-from catalog import KilnError, Recipe, Store
+from catalog import KilnError, Recipe
 
 MODEL = "model.keras"
 RANGES = "ranges.json"
@@ -198,8 +198,3 @@ class TransformCard:
     command: str
     created: str
     files: dict[str, str]
-
-
-def folder_of(store: Store, model: str, name: str) -> Path:
-    """Where a transformed model lies, whether or not it exists."""
-    return store.model_dir(model) / "transforms" / name

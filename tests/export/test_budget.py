@@ -14,7 +14,6 @@ import catalog
 from catalog import CARD, KilnError, Store, Variant, VariantCard
 from export import budget, pipeline, process
 from export.timing import Measure, measure
-from export.transforms import folder_of
 from export.worker import Reply
 from tests.export.conftest import Run
 
@@ -131,7 +130,7 @@ def test_a_race_takes_a_transform_as_it_is(copied: Store, monkeypatch: pytest.Mo
     shutil.copytree(copied.variant_dir(INT8), copied.variant_dir(pruned))
     card = dataclasses.replace(card_of(copied, INT8), variant=pruned, validation_drop=1.5)
     file(copied, dataclasses.replace(card, settings={**card.settings, "transform_sha256": "of the one before"}))
-    made = folder_of(copied, "tiny", "prune80") / CARD
+    made = copied.transform_dir("tiny", "prune80") / CARD
     catalog.write_atomic(made, json.dumps({"weights_sha256": "of this one"}))
     assert pruned not in {entry.card.variant for entry in race(copied, "size").entries}
     catalog.write_atomic(made, json.dumps({"weights_sha256": "of the one before"}))

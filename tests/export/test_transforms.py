@@ -20,7 +20,7 @@ from export import pipeline, process, transforming
 from export.onnx import graph as onnx_graph
 from export.onnx import int8, learned
 from export.onnx.int8 import CONVOLUTION, DENSE
-from export.transforms import MODEL, PACKAGE, Progress, Tuning, _kernels, chain, folder_of, levels, name_of
+from export.transforms import MODEL, PACKAGE, Progress, Tuning, _kernels, chain, levels, name_of
 from export.tuning.apply import Transform, recipe_of
 from export.worker import Convert, Prepare, Reply
 from tests.export.conftest import Run
@@ -135,7 +135,7 @@ def test_each_link_is_made_once_and_again_only_if_due(trained: Store, tmp_path: 
     assert [request.level for request in workers.asked] == ["prune80", "cluster16"]
     assert [request.parent_sha256 for request in workers.asked] == [card.weights_sha256, "prune80"]
     assert seen[0] == ("prune80", Progress(3, 4, "acc")) and seen[1][0] == "prune80-cluster16"
-    assert source.keras_path == folder_of(store, "tiny", "prune80-cluster16").resolve() / MODEL
+    assert source.keras_path == store.transform_dir("tiny", "prune80-cluster16").resolve() / MODEL
     assert not list((tmp_path / "tiny" / "transforms").glob(".*"))  # no checkpoints, nothing staged
     assert make(stages) == make(stages[:1] + stages[1:]) == transforming.found(store, card, stages, None)
     assert len(workers.asked) == 2
@@ -146,7 +146,7 @@ def test_each_link_is_made_once_and_again_only_if_due(trained: Store, tmp_path: 
     there = transforming.present(store, card, "prune80-cluster16")  # however it was fine-tuned
     assert there and (there.keras_path, there.weights_sha256) == (source.keras_path, "cluster16")
     assert transforming.present(store, dataclasses.replace(card, weights_sha256="0"), "prune80-cluster16") is None
-    (folder_of(store, "tiny", "prune80") / MODEL).write_text("damaged")
+    (store.transform_dir("tiny", "prune80") / MODEL).write_text("damaged")
     assert transforming.found(store, card, stages, None) is None
     told = transforming.settings(source.card)
     assert told["transform_sha256"] == "cluster16" and told["transform_parent_sha256"] == "prune80"
@@ -166,7 +166,7 @@ def test_a_transform_that_fails_leaves_nothing_and_a_row_for_each_variant(
     assert [card.status for card in cards] == ["failed", "failed"]
     assert all("prune80" in card.reason and "NaN" in card.reason for card in cards)
     assert "--transforms prune80" in cards[0].command
-    assert not folder_of(store, "tiny", "prune80").exists()
+    assert not store.transform_dir("tiny", "prune80").exists()
 
 
 def test_only_a_transform_may_see_a_gpu() -> None:

@@ -21,7 +21,7 @@ import pytest
 
 import catalog
 from catalog import Store, plugin_names, read_card, sha256_of
-from export.transforms import MODEL, TransformCard, folder_of
+from export.transforms import MODEL, TransformCard
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -143,7 +143,7 @@ def begun(store: Store) -> Iterator[subprocess.Popen[bytes]]:
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            progress = folder_of(store, "tiny", ".prune80.checkpoints") / "progress.json"
+            progress = store.transform_dir("tiny", ".prune80.checkpoints") / "progress.json"
             deadline = time.monotonic() + 400
             while not progress.is_file():
                 assert time.monotonic() < deadline and process.poll() is None
@@ -158,12 +158,12 @@ def test_an_export_ended_while_it_fine_tunes_is_saved_and_leaves_no_half(copied:
     with begun(copied) as process:
         process.send_signal(number)
         assert process.wait(100) == (130 if number == signal.SIGINT else -number)
-    saved = folder_of(copied, "tiny", ".prune80.checkpoints") / "state"
+    saved = copied.transform_dir("tiny", ".prune80.checkpoints") / "state"
     deadline = time.monotonic() + 60  # an orphaned worker saves and ends by itself
     while not list(saved.glob("e*-s*/state.json")):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert not folder_of(copied, "tiny", "prune80").exists() and not copied.variants("tiny")
+    assert not copied.transform_dir("tiny", "prune80").exists() and not copied.variants("tiny")
     shutil.rmtree(saved.parent)
 
 
@@ -171,7 +171,7 @@ def test_the_command_makes_a_chain_once_and_proves_what_comes_of_it(copied: Stor
     arguments = ("export", "tiny", *COMMAND, "--finetune-epochs", 2, "--store", copied.root)
     first = patiently(*arguments)
     assert first.returncode == 0, first.stderr
-    folders = [folder_of(copied, "tiny", name) for name in ("prune80", "prune80-quantize_aware")]
+    folders = [copied.transform_dir("tiny", name) for name in ("prune80", "prune80-quantize_aware")]
     pruned, aware = (read_card(TransformCard, folder / catalog.CARD) for folder in folders)
     for folder, card in zip(folders, (pruned, aware), strict=True):
         copied.verify(folder, card.files)

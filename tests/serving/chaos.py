@@ -192,7 +192,7 @@ def killed(place: Place) -> Seen:
 
 
 def _killed(running: Running, worker: int) -> tuple[float, float]:
-    """Seconds after the end of one until another is there, and until it, the service's so manieth, is ready."""
+    """Seconds from the end of one until another is there, and until that, number `worker` of all, is ready."""
     victim = workers(running)[0]
     time.sleep(0.5)
     os.kill(victim, signal.SIGKILL)
