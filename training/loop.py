@@ -28,6 +28,7 @@ from catalog import KilnError
 from training import devices, distill, epochs, kernels, network, optimize
 from training.checkpoint import State, same_run
 from training.job import Job
+from training.watcher import watcher
 
 STEPS_A_CALL = 8  # compiled into one call on small networks; also how long an interrupt may wait
 PREDICT_BATCH = 500
@@ -219,7 +220,6 @@ class _Run:
     def epoch(self, x: Any, y: Any, weight: Any) -> None:
         """Trains what is left of the current epoch, measures it and opens the next."""
         begun, done = time.monotonic(), self.state.step * self.job.recipe.batch_size
-        sums = dict(self.state.sums) or {"images": 0.0, "loss": 0.0, "accuracy": 0.0}
         if self.labels is not None:
             seen = epochs.sized(x, *self.job.dataset.x_train.shape[1:3])  # a teacher knows images of its own size only
             y = np.concatenate([y, self.labels(seen)], axis=1)  # [N, 2 * classes]
@@ -232,7 +232,7 @@ class _Run:
                 epochs=1,
                 shuffle=False,
                 verbose=0,
-                callbacks=[self.watcher(self.state.step, sums, len(x))],
+                callbacks=[watcher(self, self.job.recipe.batch_size, len(x))],
             )
         seconds = time.monotonic() - begun
         row = {
@@ -252,35 +252,13 @@ class _Run:
         ):
             self.save()
 
-    def watcher(self, first: int, before: dict[str, float], images: int) -> Any:
-        """The callback that counts steps, moves the bar, guards the loss, saves and stops."""
-        run, batch = self, self.job.recipe.batch_size
-        begun = time.monotonic()
-
-        class Watcher(self.keras.callbacks.Callback):  # type: ignore[misc, name-defined]
-            def on_train_batch_end(self, index: int, logs: dict[str, float] | None = None) -> None:
-                logs = logs or {}
-                step = min(first + index + 1, run.steps)
-                seen = min(step * batch, images) - first * batch
-                if not math.isfinite(logs["loss"]):
-                    raise run.diverged("the loss")
-                run.state = dataclasses.replace(
-                    run.state,
-                    step=step,
-                    sums={
-                        "images": before["images"] + seen,
-                        "loss": before["loss"] + logs["loss"] * seen,
-                        "accuracy": before["accuracy"] + logs["accuracy"] * seen,
-                    },
-                )
-                run.show(logs, seen / max(time.monotonic() - begun, 1e-9))
-                if run.stop_asked:
-                    run.save()
-                    raise Interrupted
-                if time.monotonic() - run.saved_at >= run.job.checkpoint_seconds:
-                    run.save()
-
-        return Watcher()
+    def settle(self) -> None:
+        """Saves a run that is to stop, or that was not saved for long."""
+        if self.stop_asked:
+            self.save()
+            raise Interrupted
+        if time.monotonic() - self.saved_at >= self.job.checkpoint_seconds:
+            self.save()
 
     def show(self, logs: dict[str, float], speed: float) -> None:
         """Moves the progress bar, and tells whoever watches."""

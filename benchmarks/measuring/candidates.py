@@ -62,9 +62,9 @@ def _objection(store: Store, parent: Card, card: VariantCard) -> str:
     """Why a variant is not to be measured; "" if it is."""
     if card.status == "failed":
         return card.reason or "the conversion failed"
-    if card.parent_sha256 != parent.weights_sha256:
-        return f"stale: made from other weights than {parent.model} has now; run: python -m export {parent.model}"
     try:
+        if not store.up_to_date(parent, card):
+            return f"stale: made from other weights than {parent.model} has now; run: {card.command}"
         store.verify(store.variant_dir(card.variant), card.files)
     except KilnError as error:
         return str(error)

@@ -23,6 +23,7 @@ from export.tuning import steps as steps
 from training import optimize
 from training.augment import augment
 from training.checkpoint import Checkpoints, State
+from training.watcher import watcher
 
 STEPS_A_CALL = 8  # compiled into one call on small networks; also how long a stop may wait
 PREDICT_BATCH = 500
@@ -142,7 +143,6 @@ class _Run:
     def epoch(self, x: NDArray[np.uint8], y: NDArray[np.float32], callbacks: list[Any]) -> None:
         """Trains what is left of the current epoch, measures it and opens the next."""
         done = self.state.step * self.recipe.batch_size
-        sums = dict(self.state.sums) or {"images": 0.0, "loss": 0.0, "accuracy": 0.0}
         if done < len(x):
             self.model.fit(
                 x[done:],
@@ -151,7 +151,7 @@ class _Run:
                 epochs=1,
                 shuffle=False,
                 verbose=0,
-                callbacks=[*callbacks, self.watcher(self.state.step, sums, len(x))],
+                callbacks=[*callbacks, watcher(self, self.recipe.batch_size, len(x))],
             )
         row = {
             "epoch": self.state.epoch + 1,
@@ -164,34 +164,13 @@ class _Run:
         if self.state.epoch == self.recipe.epochs or time.monotonic() - self.saved_at >= self.checkpoint_seconds:
             self.save()
 
-    def watcher(self, first: int, before: dict[str, float], images: int) -> Any:
-        """The callback that counts steps, tells them, guards the loss, saves and stops."""
-        run, batch, begun = self, self.recipe.batch_size, time.monotonic()
-
-        class Watcher(self.keras.callbacks.Callback):  # type: ignore[misc, name-defined]
-            def on_train_batch_end(self, index: int, logs: dict[str, float] | None = None) -> None:
-                logs = logs or {}
-                step = min(first + index + 1, run.steps)
-                seen = min(step * batch, images) - first * batch
-                if not math.isfinite(logs["loss"]):
-                    raise run.diverged("the loss")
-                run.state = dataclasses.replace(
-                    run.state,
-                    step=step,
-                    sums={
-                        "images": before["images"] + seen,
-                        "loss": before["loss"] + logs["loss"] * seen,
-                        "accuracy": before["accuracy"] + logs["accuracy"] * seen,
-                    },
-                )
-                run.show(logs, seen / max(time.monotonic() - begun, 1e-9))
-                if run.work.stop():
-                    run.save()
-                    raise Stopped(f"{run.work.level} was stopped and is saved; the same command goes on")
-                if time.monotonic() - run.saved_at >= run.checkpoint_seconds:
-                    run.save()
-
-        return Watcher()
+    def settle(self) -> None:
+        """Saves a run that is to stop, or that was not saved for long."""
+        if self.work.stop():
+            self.save()
+            raise Stopped(f"{self.work.level} was stopped and is saved; the same command goes on")
+        if time.monotonic() - self.saved_at >= self.checkpoint_seconds:
+            self.save()
 
     def show(self, logs: dict[str, float], speed: float) -> None:
         epoch, total = self.state.epoch, self.recipe.epochs

@@ -41,6 +41,8 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory, digits: Any) -> Store:
     altered.write_bytes(altered.read_bytes()[:-100])
     write_variant(store, digits, Variant("tiny", "onnx", transform="garbage"), b"this is no ONNX file")
     write_variant(store, digits, Variant("tiny", "onnx", transform="stale"), content, parent="b" * 64)
+    write_variant(store, digits, Variant("tiny", "onnx", transform="older"), content)
+    catalog.write_atomic(store.transform_dir("tiny", "older") / catalog.CARD, '{"weights_sha256": "made anew since"}')
     failed = {"status": "failed", "reason": "the converter refused"}
     write_variant(store, digits, Variant("tiny", "litert", "int8"), None, **failed)
     unreadable = store.variant_dir(Variant("tiny", "keras")) / catalog.CARD

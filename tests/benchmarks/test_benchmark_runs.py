@@ -32,6 +32,7 @@ REASONS = {
     "altered-onnx-fp32": "is corrupt: its sha256",
     "garbage-onnx-fp32": "ONNX",
     "stale-onnx-fp32": "stale: made from other weights",
+    "older-onnx-fp32": "stale: made from other weights",
     "litert-int8": "the converter refused",
     "keras-fp32": "cannot be read as a card",
 }
