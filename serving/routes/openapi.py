@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from serving.http.auth import is_open
 from serving.http.web import Answer, Request, Route
 from serving.settings import Settings
 
@@ -23,6 +24,7 @@ WORDS = {
     413: "The body, the image or the batch is too large",
     415: "The content type or the image format is not read here",
     429: "The service has all it can do; `Retry-After` says when to try again",
+    431: "The line and the headers are too long; the connection is closed",
     500: "The model's output is not finite, or the service failed; its log says why",
     503: "The request waited past its deadline, or this worker is ending",
     504: "The inference took too long",
@@ -226,13 +228,24 @@ def describe(
         "paths": {**_own(), **(paths or {}), **_operations()},
         "components": {"schemas": {**_schemas(), **(schemas or {})}, "responses": _responses(settings)},
     }
+    for route in described["paths"].values():
+        for method in route.values():
+            method["responses"]["431"] = {"$ref": "#/components/responses/431"}
     if settings.token:
-        described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        described["security"] = [{"token": []}]
-        for route in described["paths"].values():
-            for method in route.values():
-                method["responses"]["401"] = {"$ref": "#/components/responses/401"}
+        _guard(described)
     return described
+
+
+def _guard(described: Schema) -> None:
+    """Says which routes ask for the token."""
+    described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    described["security"] = [{"token": []}]
+    for name, route in described["paths"].items():
+        for method in route.values():
+            if is_open(name):
+                method["security"] = []
+            else:
+                method["responses"]["401"] = {"$ref": "#/components/responses/401"}
 
 
 def route(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import jsonschema
 import pytest
 
 from serving import page
+from serving.errors import RequestError
+from serving.http.auth import Guard
 from serving.routes import openapi
 from serving.routes.api import Api
 from serving.settings import Settings
@@ -76,7 +79,22 @@ def test_examples_fit_their_schemas(client: httpx.Client) -> None:
 def test_a_token_is_described_where_it_is_needed() -> None:
     described = openapi.describe(Settings(token="t"), openapi_v2.paths(), openapi_v2.schemas())
     assert described["security"] and "401" in described["paths"]["/predict"]["post"]["responses"]
+    assert described["paths"]["/metrics"]["get"]["security"] == []
+    asked = {
+        path for path, route in described["paths"].items() for method in route.values() if "security" not in method
+    }
+    guard = Guard("t")
+    for path, route in described["paths"].items():
+        assert {"401" in method["responses"] for method in route.values()} == {path in asked}
+        with pytest.raises(RequestError) if path in asked else nullcontext():
+            guard.admit(path, b"")
     assert "security" not in openapi.describe(Settings())
+
+
+def test_a_head_without_end_is_described_at_every_route() -> None:
+    described = openapi.describe(Settings(), openapi_v2.paths(), openapi_v2.schemas())
+    assert all("431" in method["responses"] for route in described["paths"].values() for method in route.values())
+    assert "431" in described["components"]["responses"]
 
 
 def test_schemathesis_finds_nothing(server: Running, tmp_path: Path) -> None:
