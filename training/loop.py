@@ -25,7 +25,7 @@ import rich.progress
 
 import console
 from catalog import KilnError
-from training import devices, distill, epochs, kernels, network, optimize
+from training import batchnorm, devices, distill, epochs, kernels, network, optimize
 from training.checkpoint import State, same_run
 from training.job import Job
 from training.watcher import watcher
@@ -162,6 +162,7 @@ class _Run:
             kept = job.teachers or job.store
             self.labels = distill.labeller(keras, kept, teacher, job.recipe.temperature, PREDICT_BATCH * count)
         self.state = State(job.identity, epoch=0, step=0)
+        self.size: tuple[int, int] | None = None  # of the images that the network is compiled for
         self.stop_asked = False
         self.saved_at = self.begun = time.monotonic()
         self.bar = console.progress(rich.progress.TextColumn("{task.fields[figures]}"))
@@ -223,6 +224,7 @@ class _Run:
         if self.labels is not None:
             seen = epochs.sized(x, *self.job.dataset.x_train.shape[1:3])  # a teacher knows images of its own size only
             y = np.concatenate([y, self.labels(seen)], axis=1)  # [N, 2 * classes]
+        self.compiled_for(x.shape[1:3])
         if done < len(x):
             self.model.fit(
                 x[done:],
@@ -252,6 +254,15 @@ class _Run:
         ):
             self.save()
 
+    def compiled_for(self, size: tuple[int, int]) -> None:
+        """Has Keras compile anew where the images' size changes, as a run that goes on from there does.
+
+        TensorFlow would make what it has more general instead, whose sums are rounded otherwise.
+        """
+        if size != self.size:
+            self.model.train_function = self.model.predict_function = None
+        self.size = size
+
     def settle(self) -> None:
         """Saves a run that is to stop, or that was not saved for long."""
         if self.stop_asked:
@@ -272,12 +283,13 @@ class _Run:
             self.stop_asked = True
 
     def validate(self) -> dict[str, float]:
-        """Loss and accuracy on the validation split, with the averaged weights where the recipe averages."""
+        """Loss and accuracy on the validation split, at the epoch's size, by the averaged weights if there are any."""
         data = self.job.dataset
         if not len(data.x_val):
             return {}
-        with self.averaged():
-            images = devices.padded(data.x_val, self.devices)
+        size = epochs.size_at(self.job.recipe, self.state.epoch, *data.x_val.shape[1:3])
+        with self.averaged(size):
+            images = devices.padded(epochs.sized(data.x_val, *size), self.devices)
             logits = np.asarray(self.model.predict(images, PREDICT_BATCH * self.devices, verbose=0), np.float64)
         logits = logits[: len(data.y_val)]
         if not np.isfinite(logits).all():
@@ -288,22 +300,28 @@ class _Run:
         return {"val_loss": loss, "val_accuracy": float(np.mean(logits.argmax(axis=1) == data.y_val))}
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self, size: tuple[int, int]) -> Iterator[None]:
         """The averaged weights in place of the trained ones, for as long as the block lasts."""
         if not self.job.recipe.average:
             yield
             return
-        kept = [self.array(v) for v in self.model.trainable_variables]
-        self.finish()
+        kept = [self.array(v) for v in self.model.variables]
+        self.average(size)
         try:
             yield
         finally:
-            _assign(self.model.trainable_variables, kept)
+            _assign(self.model.variables, kept)
+
+    def average(self, size: tuple[int, int]) -> None:
+        """Puts the averaged weights into the model, and BatchNorm's statistics of those for images of this size."""
+        _assign(self.model.trainable_variables, optimize.averages(self.optimizer))
+        images = epochs.sized(batchnorm.sample(self.job.dataset, self.job.seed), *size)
+        batchnorm.measure(self.keras, self.model, images, self.job.recipe.batch_size)
 
     def finish(self) -> None:
         """Leaves the averaged weights in the model, where the recipe averages."""
         if self.job.recipe.average:
-            _assign(self.model.trainable_variables, optimize.averages(self.optimizer))
+            self.average(self.job.dataset.x_train.shape[1:3])
 
 
 def _assign(variables: list[Any], values: list[np.ndarray[Any, Any]]) -> None:
