@@ -86,6 +86,17 @@ class Recipe:
     minutes: float | None = None
     source: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuses words that no code knows, which would train something else unremarked.
+
+        Raises:
+            KilnError: Names the field, what it was given and what it takes.
+        """
+        for name, kind in typing.get_type_hints(type(self)).items():
+            known, given = typing.get_args(kind), getattr(self, name)
+            if typing.get_origin(kind) is Literal and given not in known:
+                raise KilnError(f"a recipe's {name} is one of {', '.join(known)}, not {str(given)[:40]!r}")
+
     def decisive(self) -> dict[str, Any]:
         """The fields that change the weights, as JSON has them: a run may be resumed only with the same ones."""
         told = {"expects", "where", "minutes", "source"}
@@ -647,7 +658,7 @@ def plugin(package: str, name: str) -> ModuleType:
     if name not in known:
         noun = package.rpartition(".")[2].removesuffix("s").replace("data", "data set")
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else "."
         raise KilnError(f"no {noun} {name[:80]!r}{hint} There are: {', '.join(known)}")
     return importlib.import_module(f"{package}.{name}")
 

@@ -45,6 +45,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=1, help="overrides the recipe")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="overrides the recipe")] = None,
     weights: Annotated[str, typer.Option(help="none or imagenet; overrides the recipe")] = "",
+    frozen_layers: Annotated[int | None, typer.Option(min=0, help="of ImageNet weights, from the input")] = None,
     teacher: Annotated[str, typer.Option(help="a trained model to distil from")] = "",
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="time between checkpoints")] = 60.0,
     devices: Annotated[int, typer.Option(min=0, help="that share each batch; 0 is every GPU there is")] = 0,
@@ -54,22 +55,23 @@ def train(
 ) -> None:
     """Trains one network (the word `train` may be left out)."""
     from training import data
-    from training import job as jobs
 
     overrides = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    overrides["frozen_layers"] = frozen_layers
     given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
     if weights not in ("", "none", "imagenet"):
         raise KilnError(f"--weights is none or imagenet, not {weights[:40]!r}")
     given |= {"weights": weights} if weights else {}
+    if teacher and teacher == (name or model):
+        raise KilnError(f"{teacher} cannot be taught by itself, which it would replace; keep both with --name")
     given |= {"teacher": teacher} if teacher else {}
     chosen = dataclasses.replace(_recipe(model, recipe), **given)
     Store(store).model_dir(name or model)
     loaded = data.load(dataset, root=root, validation=chosen.validation)
     job = _job(name or model, model, recipe, chosen, loaded, Store(store))
     job = dataclasses.replace(job, seed=seed, checkpoint_seconds=checkpoint_seconds, devices=devices)
-    if force:
-        jobs.start_over(job)
-    elif (card := _done(job)) is not None:
+    job = dataclasses.replace(job, over=force)
+    if not force and (card := _done(job)) is not None:
         console.out.print(f"{job.model} is done: {_told(card)}. To train it again: --force", highlight=False)
         return
     card = _run_or_stop(job, "lower --learning-rate and start over with --force", tensorboard)
@@ -83,6 +85,7 @@ def train_all(
     recipe: RecipeOption = "cpu",
     models: Annotated[str, typer.Option(help="comma-separated [all of training/models]")] = "",
     cpus: Annotated[int, typer.Option(min=1, help="of each task on a Ray cluster")] = 2,
+    devices: Annotated[int, typer.Option(min=0, help="that share each batch; 0 is every GPU there is")] = 0,
     store: StoreOption = None,
     force: ForceOption = False,
 ) -> None:
@@ -95,6 +98,7 @@ def train_all(
         _recipe(name, recipe)
     shared = ["--dataset", dataset, "--recipe", recipe, "--store", str(Store(store).root.resolve())]
     shared += ["--root", str(root.resolve())] if root else []
+    shared += ["--devices", str(devices)] if devices else []
     shared += ["--force"] if force else []
     commands = {name: ["-m", "training", name, *shared] for name in names}
     if os.environ.get("RAY_ADDRESS"):
@@ -178,11 +182,12 @@ def seeds(
 @app.command("list")
 def list_models() -> None:
     """Networks, recipes, and what each recipe expects."""
-    table = rich.table.Table("model", "recipe", "optimizer", "epochs", "expects", "from")
+    table = rich.table.Table("model", "recipe", "optimizer", "epochs", "expects", "minutes", "from")
     for name in catalog.plugin_names("training.models"):
         for recipe_name, recipe in catalog.plugin("training.models", name).RECIPES.items():
             expects = f"{recipe.expects:g}% on {recipe.where}" if recipe.expects else ""
-            table.add_row(name, recipe_name, recipe.optimizer, str(recipe.epochs), expects, recipe.source)
+            minutes = f"{recipe.minutes:g}" if recipe.minutes else ""
+            table.add_row(name, recipe_name, recipe.optimizer, str(recipe.epochs), expects, minutes, recipe.source)
     console.out.print(table)
 
 
@@ -242,9 +247,16 @@ def _run_or_stop(job: Job, cure: str, tensorboard: bool = False) -> Card:
 
 def _stopped(what: str) -> typer.Exit:
     """Says how to go on with this command; gives the exit to raise."""
-    again = shlex.join(["python", "-m", "training", *(a for a in sys.argv[1:] if a != "--force")])
+    again = _command([a for a in sys.argv[1:] if a != "--force"])
     console.err.print(f"{what}. To go on: {again}", style="yellow", highlight=False, soft_wrap=True)
     return typer.Exit(130)
+
+
+def _command(arguments: list[str]) -> str:
+    """This command with these arguments, as a shell takes it; on the same backend, where that is not the default."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    prefix = f"KERAS_BACKEND={shlex.quote(backend)} " if backend != "tensorflow" else ""
+    return prefix + shlex.join(["python", "-m", "training", *arguments])
 
 
 def _run(job: Job, tensorboard: bool) -> Card:
@@ -254,8 +266,7 @@ def _run(job: Job, tensorboard: bool) -> Card:
 
     with logs(job.folder / "tensorboard") if tensorboard else nullcontext() as on_epoch:
         trained = train(job, on_epoch)
-    command = shlex.join(["python", "-m", "training", *sys.argv[1:]])
-    card = complete(job, trained, command)
+    card = complete(job, trained, _command(sys.argv[1:]))
     job.checkpoints.clear()
     return card
 

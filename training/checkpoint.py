@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -13,6 +16,7 @@ import numpy as np
 from catalog import KilnError, from_json, sha256_of, staged_folder, write_atomic
 
 KEEP = 2
+HISTORY = "history.csv"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class Checkpoints:
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("e*-s*"))
 
+    def any(self) -> bool:
+        """Whether there is one, whole or not."""
+        return bool(self._all())
+
     def save(self, state: State, arrays: list[np.ndarray[Any, Any]]) -> None:
         """Writes one checkpoint and drops those before the last two.
 
@@ -50,7 +58,8 @@ class Checkpoints:
         with staged_folder(target) as folder:
             np.savez(folder / "state.npz", *arrays, allow_pickle=False)
             digest = sha256_of(folder / "state.npz")
-            write_atomic(folder / "state.json", json.dumps({**asdict(state), "arrays_sha256": digest}))
+            told = {**asdict(state), "arrays_sha256": digest}
+            write_atomic(folder / "state.json", json.dumps({**told, "sha256": _digest(told)}))
         for old in self._all()[:-KEEP]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -62,7 +71,10 @@ class Checkpoints:
         found = self._all()
         for folder in reversed(found):
             try:
-                state = from_json(State, json.loads((folder / "state.json").read_text()))
+                told = json.loads((folder / "state.json").read_text())
+                if told.pop("sha256", _digest(told)) != _digest(told):
+                    raise ValueError("its state's sha256 is not the recorded one")
+                state = from_json(State, told)
                 if sha256_of(folder / "state.npz") != state.arrays_sha256:
                     raise ValueError("its sha256 is not the recorded one")
                 with np.load(folder / "state.npz", allow_pickle=False) as stored:
@@ -81,15 +93,29 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _digest(told: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def history_csv(history: list[dict[str, float]]) -> str:
+    """One line an epoch, as `history.csv` has it."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "epoch": int(row["epoch"])} for row in history)
+    return text.getvalue()
+
+
 def same_run(state: State, run: dict[str, Any], model: str) -> None:
     """Refuses to go on with a run that was started differently.
 
     Raises:
         KilnError: Names what differs, and the ways out.
     """
-    differing = sorted(key for key in run.keys() | state.run.keys() if run.get(key) != state.run.get(key))
+    was = {"backend": "tensorflow", **state.run}  # no other was in use when it was not noted
+    differing = sorted(key for key in run.keys() | was.keys() if run.get(key) != was.get(key))
     if differing:
-        told = "; ".join(f"{key} was {state.run.get(key)!r}, is {run.get(key)!r}" for key in differing[:4])
+        told = "; ".join(f"{key} was {was.get(key)!r}, is {run.get(key)!r}" for key in differing[:4])
         raise KilnError(
             f"{model} has an unfinished run with another recipe ({told}). Go on with the old recipe, give the new run "
             "another --name, or start over with --force"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import platform
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 import catalog
 from catalog import Accuracy, Card, sha256_of, to_json, write_atomic
 from training import evaluation, network
+from training.checkpoint import HISTORY, history_csv
 from training.job import Job
 from training.loop import PREDICT_BATCH, Trained
 
@@ -38,7 +37,7 @@ def complete(job: Job, trained: Trained, command: str) -> Card:
     if not np.allclose(probabilities[:64], np.asarray(saved.predict(data.x_test[:64], verbose=0)), atol=1e-5):
         raise RuntimeError(f"{MODEL_FILE} predicts otherwise than the network it was saved from")
     correct = int((probabilities.argmax(axis=1) == data.y_test).sum())
-    write_atomic(job.folder / "history.csv", _csv(trained.history))
+    write_atomic(job.folder / HISTORY, history_csv(trained.history))
     evaluation.write_evaluation(job.folder, trained.history, data, probabilities, job.model)
     card = Card(
         model=job.model,
@@ -58,7 +57,7 @@ def complete(job: Job, trained: Trained, command: str) -> Card:
         commit=catalog.commit(),
         command=command,
         created=catalog.now(),
-        files={name: sha256_of(job.folder / name) for name in (MODEL_FILE, "history.csv")},
+        files={name: sha256_of(job.folder / name) for name in (MODEL_FILE, HISTORY)},
         teacher_sha256=job.teacher_sha256,
         notes="test-time flip: every prediction is the mean over the image and its mirror image"
         if job.recipe.flip_at_test
@@ -75,14 +74,6 @@ def _save(keras: Any, model: Any, path: Path) -> Any:
     write_atomic(path, temporary.read_bytes())
     temporary.unlink()
     return keras.models.load_model(path, compile=False)
-
-
-def _csv(history: list[dict[str, float]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "epoch": int(row["epoch"])} for row in history)
-    return text.getvalue()
 
 
 def device(keras: Any) -> str:

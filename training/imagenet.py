@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import catalog
@@ -32,8 +33,9 @@ def application(keras: Any, name: str, shape: Shape, recipe: Recipe) -> tuple[An
     except Exception as error:
         if weights is None or not ("URL fetch failure" in str(error) or isinstance(error, OSError)):
             raise
+        where = os.environ.get("KERAS_HOME", "~/.keras")
         raise KilnError(
-            f"the ImageNet weights of {name} could not be downloaded. Put {_FILES[name]} into ~/.keras/models/ under "
+            f"the ImageNet weights of {name} could not be downloaded. Put {_FILES[name]} into {where}/models/ under "
             "its own name, or train from nothing with --weights none"
         ) from error
     for layer in body.layers[: recipe.frozen_layers + 2]:  # the input and the scaling come first

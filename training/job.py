@@ -32,6 +32,7 @@ class Job:
     start: Path | None = None  # the file of a logits network to go on with, instead of a new one of the architecture
     watch: Callable[[int, int, str], bool] | None = None  # told steps done, of how many, figures; True stops the run
     teachers: Store | None = None  # where the teacher is kept, if not in `store`
+    over: bool = False  # starts over: what is there is forgotten as soon as the run can begin
 
     def __post_init__(self) -> None:
         """Refuses ImageNet weights for a network that would not take them.

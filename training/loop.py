@@ -8,6 +8,7 @@ and the position needs to be in a checkpoint, `fit` runs at its own speed, and b
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import signal
@@ -24,10 +25,10 @@ import numpy as np
 import rich.progress
 
 import console
-from catalog import KilnError
+from catalog import KilnError, write_atomic
 from training import batchnorm, devices, distill, epochs, kernels, network, optimize
-from training.checkpoint import State, same_run
-from training.job import Job
+from training.checkpoint import HISTORY, State, history_csv, same_run
+from training.job import Job, start_over
 from training.watcher import watcher
 
 STEPS_A_CALL = 8  # compiled into one call on small networks; also how long an interrupt may wait
@@ -93,11 +94,13 @@ def train(job: Job, on_epoch: Callable[[dict[str, float]], None] | None = None) 
 def prepare(job: Job, count: int = 1) -> _Run:
     """The run at its first step, or where its newest whole checkpoint left it, on `count` devices."""
     if job.recipe.batch_size % count:
-        raise KilnError(f"a batch of {job.recipe.batch_size} cannot be shared by {count} devices; give --batch-size")
-    found = job.checkpoints.newest(lambda message: console.err.print(f"{job.model}: {message}", style="yellow"))
-    if found:
-        same_run(found[0], job.identity, job.model)
+        raise KilnError(
+            f"a batch of {job.recipe.batch_size} cannot be shared by {count} devices; give --batch-size or --devices"
+        )
     keras = keras_namespace(job.recipe.mixed_precision)
+    found = None if job.over else job.checkpoints.newest(functools.partial(_warn, job.model))
+    if found:
+        same_run(found[0], {**job.identity, "backend": keras.backend.backend()}, job.model)
     keras.utils.set_random_seed(job.seed)
     shape = (None, None, 3) if job.recipe.sizes else job.dataset.x_train.shape[1:]
     if job.start:
@@ -107,10 +110,16 @@ def prepare(job: Job, count: int = 1) -> _Run:
     if keras.backend.backend() == "tensorflow" and not _on_gpu(keras):
         kernels.use(keras, model)
     run = _Run(job, keras, model, count)
+    if job.over:
+        start_over(job)
     if found:
         run.restore(*found)
         console.err.print(f"{job.model}: going on from epoch {run.state.epoch + 1}, step {run.state.step}")
     return run
+
+
+def _warn(model: str, message: str) -> None:
+    console.err.print(f"{model}: {message}", style="yellow")
 
 
 def _top1(keras: Any, classes: int) -> Any:
@@ -161,7 +170,7 @@ class _Run:
         if teacher := job.recipe.teacher:
             kept = job.teachers or job.store
             self.labels = distill.labeller(keras, kept, teacher, job.recipe.temperature, PREDICT_BATCH * count)
-        self.state = State(job.identity, epoch=0, step=0)
+        self.state = State({**job.identity, "backend": keras.backend.backend()}, epoch=0, step=0)
         self.size: tuple[int, int] | None = None  # of the images that the network is compiled for
         self.stop_asked = False
         self.saved_at = self.begun = time.monotonic()
@@ -196,10 +205,8 @@ class _Run:
         self.saved_at = time.monotonic()
 
     def diverged(self, what: str) -> Diverged:
-        epoch = self.state.epoch + 1
-        return Diverged(
-            f"{self.job.model}: {what} is NaN or infinite in epoch {epoch}; the last good checkpoint is kept"
-        )
+        kept = "the last good checkpoint is kept" if self.job.checkpoints.any() else "no checkpoint was saved yet"
+        return Diverged(f"{self.job.model}: {what} is NaN or infinite in epoch {self.state.epoch + 1}; {kept}")
 
     # -- epochs
 
@@ -234,20 +241,21 @@ class _Run:
                 epochs=1,
                 shuffle=False,
                 verbose=0,
-                callbacks=[watcher(self, self.job.recipe.batch_size, len(x))],
+                callbacks=[watcher(self, self.job.recipe.batch_size, len(x), begun)],
             )
-        seconds = time.monotonic() - begun
+        sums, seconds = self.state.sums, self.state.sums.get("seconds", 0.0)
         row = {
             "epoch": self.state.epoch + 1,
-            "loss": self.state.sums["loss"] / self.state.sums["images"],
-            "accuracy": self.state.sums["accuracy"] / self.state.sums["images"],
+            "loss": sums["loss"] / sums["images"],
+            "accuracy": sums["accuracy"] / sums["images"],
             **self.validate(),
             "learning_rate": float(np.asarray(self.optimizer.learning_rate)),
-            "images_per_s": (len(x) - done) / max(seconds, 1e-9),
+            "images_per_s": sums["images"] / max(seconds, 1e-9),
             "seconds": seconds,
         }
         history = [*self.state.history, {key: round(value, 6) for key, value in row.items()}]
         self.state = State(self.state.run, self.state.epoch + 1, 0, {}, history, self.state.seconds)
+        write_atomic(self.job.folder / HISTORY, history_csv(history))
         if (
             self.state.epoch == self.job.recipe.epochs
             or time.monotonic() - self.saved_at >= self.job.checkpoint_seconds

@@ -16,10 +16,14 @@ def build(
     """The network of `training/models/<architecture>.py`: uint8 `[N, H, W, 3]` to logits `[N, classes]`.
 
     Raises:
-        KilnError: No such network, or its downsampling leaves nothing of an image this small.
+        KilnError: No such network or stem, or its downsampling leaves nothing of an image this small.
     """
+    module = plugin("training.models", architecture)
+    stems = getattr(module, "STEMS", ("default",))
+    if recipe.stem not in stems:
+        raise KilnError(f"{architecture} has no stem {recipe.stem[:40]!r}; it has: {', '.join(stems)}")
     try:
-        return plugin("training.models", architecture).build(keras, shape, classes, recipe)
+        return module.build(keras, shape, classes, recipe)
     except (ValueError, ZeroDivisionError) as error:
         if shape[0] is None:
             raise KilnError(f"{architecture} takes images of one size; its recipe must not have `sizes`") from error

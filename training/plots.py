@@ -98,7 +98,7 @@ def grid(images: list[tuple[NDArray[np.uint8], str]], columns: int) -> bytes:
     """
     rows = max(1, -(-len(images) // columns))
     lines = 1 + max((text.count("\n") for _, text in images), default=0)
-    cell, head, gap = 96, 18 * lines, 10  # pixels
+    cell, head, gap = 112, 18 * lines, 14  # pixels
     canvas = np.full((rows * (cell + head + gap), columns * (cell + gap), 3), 255, np.uint8)
     figure = _figure(canvas.shape[1] / 100, canvas.shape[0] / 100)
     axes = figure.subplots()

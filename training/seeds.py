@@ -12,7 +12,7 @@ from typing import Any
 import catalog
 import console
 from catalog import Card, Store
-from training.job import Job, finished, start_over
+from training.job import Job, finished
 
 FOLDER = ".seeds"  # inside the store, where no command looks for models
 
@@ -45,10 +45,8 @@ def run(job: Job, seeds: int, train: Callable[[Job], Card], force: bool = False)
     inner = Store(job.store.root / FOLDER)
     cards = []
     for seed in range(seeds):
-        one = dataclasses.replace(job, seed=seed, store=inner, teachers=job.store)
+        one = dataclasses.replace(job, seed=seed, store=inner, teachers=job.store, over=force)
         one = dataclasses.replace(one, model=f"{job.architecture}-{job.recipe_name}-{seed}-{one.digest}")
-        if force:
-            start_over(one)
         cards.append((None if force else find(one, job.store) or find(one, inner)) or train(one))
     top1 = [card.accuracy.top1 for card in cards]
     return Seeds(job.recipe_name, job.recipe.teacher, top1, cards[0].accuracy.images), cards

@@ -83,7 +83,8 @@ def trials(sweep: Sweep) -> list[Trial]:
     """The recipes to try, in order: all combinations of a grid, or as many draws as asked for.
 
     Raises:
-        KilnError: A grid over a range that has no steps, or a space that varies what no recipe has.
+        KilnError: A grid over a range that has no steps, a space that varies what no recipe has or gives it a word that
+            is not known, or one that judges by nothing.
     """
     module = catalog.plugin("training.spaces", sweep.space)
     varied: dict[str, Any] = module.space(sweep.model)
@@ -99,7 +100,12 @@ def trials(sweep: Sweep) -> list[Trial]:
     else:
         rng = np.random.default_rng(sweep.seed)
         chosen = [{name: _draw(rng, values) for name, values in varied.items()} for _ in range(sweep.trials)]
-    return [Trial(i, one, dataclasses.replace(base, **one)) for i, one in enumerate(chosen)]
+    planned = [Trial(i, one, dataclasses.replace(base, **one)) for i, one in enumerate(chosen)]
+    if any(not trial.recipe.validation for trial in planned):
+        raise KilnError(
+            f"the space {sweep.space} holds out no images to judge by; its BASE needs a `validation` above 0"
+        )
+    return planned
 
 
 def _draw(rng: np.random.Generator, values: list[Any] | Log) -> Any:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from training.checkpoint import State
 
+NONE = {"images": 0.0, "loss": 0.0, "accuracy": 0.0, "seconds": 0.0}  # the sums of an epoch not begun
+
 
 class Watched(Protocol):
     """What the callback needs of a run."""
@@ -27,14 +29,15 @@ class Watched(Protocol):
         """Stops where the run is asked to, and saves it where that is due."""
 
 
-def watcher(run: Watched, batch_size: int, images: int) -> Any:
+def watcher(run: Watched, batch_size: int, images: int, begun: float) -> Any:
     """A Keras callback for the rest of the run's epoch of `images` images; it moves `run.state` with each batch.
+
+    `begun` is when this process began with the epoch, by `time.monotonic`.
 
     Raises (from within `fit`):
         Exception: What `run.diverged` gives for a loss that is NaN or infinite, or what `run.settle` raises.
     """
-    first, begun = run.state.step, time.monotonic()
-    before = dict(run.state.sums) or {"images": 0.0, "loss": 0.0, "accuracy": 0.0}
+    first, before = run.state.step, {**NONE, **run.state.sums}
 
     class Watcher(run.keras.callbacks.Callback):  # type: ignore[misc, name-defined]
         def on_train_batch_end(self, index: int, logs: dict[str, float] | None = None) -> None:
@@ -50,6 +53,7 @@ def watcher(run: Watched, batch_size: int, images: int) -> Any:
                     "images": before["images"] + seen,
                     "loss": before["loss"] + logs["loss"] * seen,
                     "accuracy": before["accuracy"] + logs["accuracy"] * seen,
+                    "seconds": before["seconds"] + time.monotonic() - begun,
                 },
             )
             run.show(logs, seen / max(time.monotonic() - begun, 1e-9))

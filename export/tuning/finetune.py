@@ -151,7 +151,7 @@ class _Run:
                 epochs=1,
                 shuffle=False,
                 verbose=0,
-                callbacks=[*callbacks, watcher(self, self.recipe.batch_size, len(x))],
+                callbacks=[*callbacks, watcher(self, self.recipe.batch_size, len(x), time.monotonic())],
             )
         row = {
             "epoch": self.state.epoch + 1,

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.checkpoint import Checkpoints, State
+from catalog import KilnError
+from training.checkpoint import Checkpoints, State, same_run
 
 
 def save(checkpoints: Checkpoints, *steps: int) -> None:
@@ -36,6 +37,25 @@ def test_a_damaged_one_does_not_take_the_place_of_a_whole_one(tmp_path):
     assert (tmp_path / "damaged-e00000-s00000100").is_dir()
     checkpoints.clear()
     assert not tmp_path.exists()
+
+
+def test_a_state_that_was_altered_is_damaged(tmp_path):
+    checkpoints, said = Checkpoints(tmp_path), list[str]()
+    save(checkpoints, 40, 100)
+    state = tmp_path / "e00000-s00000100" / "state.json"
+    state.write_text(state.read_text().replace('"step": 100', '"step": 108'))
+    found = checkpoints.newest(said.append)
+    assert found and found[0].step == 40 and "its state's sha256" in said[0]
+
+
+def test_a_run_goes_on_with_its_own_backend_only():
+    noted, before = State({"seed": 0, "backend": "jax"}, 0, 1), State({"seed": 0}, 0, 1)
+    same_run(noted, {"seed": 0, "backend": "jax"}, "m")
+    same_run(before, {"seed": 0, "backend": "tensorflow"}, "m")
+    with pytest.raises(KilnError, match="backend was 'jax', is 'tensorflow'"):
+        same_run(noted, {"seed": 0, "backend": "tensorflow"}, "m")
+    with pytest.raises(KilnError, match="backend was 'tensorflow', is 'jax'"):
+        same_run(before, {"seed": 0, "backend": "jax"}, "m")
 
 
 def test_where_none_is_whole_it_is_said_that_the_run_starts_over(tmp_path):

@@ -24,7 +24,7 @@ def recipe(model: str, name: str) -> catalog.Recipe:
 def test_the_whole_family_is_there():
     assert set(MODELS) >= FAMILY
     for model in FAMILY:
-        assert {"report", "cpu"} <= set(catalog.plugin("training.models", model).RECIPES) | {"reference"}
+        assert {"report", "cpu", "reference"} <= set(catalog.plugin("training.models", model).RECIPES)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -89,6 +89,25 @@ def test_images_too_small_for_a_network_are_an_error_that_says_so():
         network.build(keras_namespace(), "lenet", (8, 8, 3), 10, recipe("lenet", "cpu"))
     with pytest.raises(KilnError, match="lenet takes images of one size; its recipe must not have `sizes`"):
         network.build(keras_namespace(), "lenet", (None, None, 3), 10, recipe("lenet", "cpu"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_recipe_names_a_stem_of_its_network_and_says_how_long_it_takes(model):
+    module = catalog.plugin("training.models", model)
+    for name, one in module.RECIPES.items():
+        assert one.stem in getattr(module, "STEMS", ("default",)), name
+        assert one.minutes and one.where, name
+    with pytest.raises(KilnError, match=f"{model} has no stem 'tiny'; it has: default"):
+        network.build(keras_namespace(), model, (32, 32, 3), 10, dataclasses.replace(recipe(model, "cpu"), stem="tiny"))
+
+
+@pytest.mark.parametrize(("model", "last"), [("vgg16", "block4_pool"), ("mobilenetv2", None)])
+def test_as_many_layers_are_frozen_as_the_recipe_says(model, last):
+    asked = recipe(model, "report") if last else dataclasses.replace(recipe(model, "report"), frozen_layers=3)
+    layers = network.build(keras_namespace(), model, (32, 32, 3), 10, asked).layers[2:]  # behind input and scaling
+    frozen = [layer.name for layer in layers if not layer.trainable]
+    assert len(frozen) == asked.frozen_layers and frozen == [layer.name for layer in layers[: len(frozen)]]
+    assert last is None or frozen[-1] == last
 
 
 def test_missing_imagenet_weights_say_which_file_goes_where(monkeypatch):

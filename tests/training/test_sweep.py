@@ -65,6 +65,12 @@ def test_what_cannot_be_searched_is_said(tmp_path, monkeypatch):
         sweep.trials(asked(tmp_path, space="wide"))
     with pytest.raises(KilnError, match=r"no space 'reprots'; did you mean 'reports'\?"):
         sweep.trials(asked(tmp_path, space="reprots"))
+    spaces(monkeypatch, {}, {"optimizer": ["lion"]})
+    with pytest.raises(KilnError, match="a recipe's optimizer is one of adam, adamw, sgd, rmsprop, not 'lion'"):
+        sweep.trials(asked(tmp_path))
+    spaces(monkeypatch, {}, {"optimizer": ["sgd"]})
+    with pytest.raises(KilnError, match="holds out no images to judge by"):
+        sweep.trials(asked(tmp_path, base=lenet.RECIPES["report"]))
     spaces(monkeypatch, {}, {"optimiser": ["sgd"]})
     with pytest.raises(KilnError, match="varies 'optimiser', which no recipe has"):
         sweep.trials(asked(tmp_path))

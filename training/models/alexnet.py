@@ -9,6 +9,7 @@ from catalog import Recipe
 from training.models import Shape
 
 PARAMETERS = 6_976_842
+STEMS = ("default", "half")
 
 
 def build(keras: Any, shape: Shape, classes: int, recipe: Recipe) -> Any:
@@ -30,7 +31,7 @@ def build(keras: Any, shape: Shape, classes: int, recipe: Recipe) -> Any:
     x = layers.Dense(1024, activation="relu", kernel_initializer="he_normal")(x)
     x = layers.Dropout(recipe.dropout)(x)
     x = layers.Dense(512, activation="relu", kernel_initializer="he_normal")(x)
-    return keras.Model(image, layers.Dense(classes, name="logits")(x), name="alexnet")
+    return keras.Model(image, layers.Dense(classes, dtype="float32", name="logits")(x), name="alexnet")
 
 
 def _convolution(layers: Any, x: Any, channels: int, stride: int = 1) -> Any:
@@ -50,6 +51,7 @@ RECIPES = {
         augment="basic",
         expects=74.0,
         where="cifar10",
+        minutes=55,
         source="the student report (it also tried dropout .5)",
     ),
     "cpu": Recipe(

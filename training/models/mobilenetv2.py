@@ -11,6 +11,7 @@ from training.imagenet import application
 from training.models import Shape
 
 PARAMETERS = 2_270_794  # of every stem
+STEMS = ("default", "cifar", "fast", "imagenet")
 
 # expansion, channels, blocks: table 2 of the paper
 _STAGES = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
@@ -32,7 +33,7 @@ def build(keras: Any, shape: Shape, classes: int, recipe: Recipe) -> Any:
         x = _convolution(layers, x, 1280, 1)  # [N, 4, 4, 1280]
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(recipe.dropout)(x) if recipe.dropout else x
-    return keras.Model(image, layers.Dense(classes, name="logits")(x), name="mobilenetv2")
+    return keras.Model(image, layers.Dense(classes, dtype="float32", name="logits")(x), name="mobilenetv2")
 
 
 def _convolution(layers: Any, x: Any, channels: int, kernel: int) -> Any:
@@ -59,6 +60,7 @@ RECIPES = {
         weights="imagenet",
         expects=23.47,
         where="cifar10",
+        minutes=30,
         source="the student report (another: 80 with Adam .01, crop and flip, cosine, 10 epochs)",
     ),
     "cpu": Recipe(

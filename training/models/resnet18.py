@@ -9,6 +9,7 @@ from catalog import Recipe
 from training.models import Shape
 
 PARAMETERS = 11_183_562
+STEMS = ("default", "half")
 
 _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels, stride of the first of two blocks
 
@@ -21,7 +22,7 @@ def build(keras: Any, shape: Shape, classes: int, recipe: Recipe) -> Any:
         x = _basic(layers, x, channels, stride)
         x = _basic(layers, x, channels, 1)
     x = layers.GlobalAveragePooling2D()(x)  # [N, 512]
-    return keras.Model(image, layers.Dense(classes, name="logits")(x), name="resnet18")
+    return keras.Model(image, layers.Dense(classes, dtype="float32", name="logits")(x), name="resnet18")
 
 
 def stem(keras: Any, shape: Shape, recipe: Recipe) -> tuple[Any, Any]:
@@ -58,6 +59,7 @@ RECIPES = {
         augment="basic",
         expects=88.0,
         where="cifar10",
+        minutes=150,
         source="the student report",
     ),
     "cpu": Recipe(
