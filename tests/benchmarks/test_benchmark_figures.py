@@ -19,7 +19,7 @@ from benchmarks.reporting import words
 from benchmarks.reporting.labels import Box, place
 from benchmarks.reporting.report import render
 from benchmarks.results import Results
-from catalog import Measurement, Variant
+from catalog import Accuracy, Measurement, Variant
 
 
 def test_the_front_is_what_nothing_dominates() -> None:
@@ -33,6 +33,18 @@ def test_mcnemar_is_the_binomial_test(lost: int, won: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     expected = stats.binomtest(lost, lost + won).pvalue if lost + won else 1.0
     assert mcnemar_p(lost, won) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("correct", "images", "low", "high"),
+    [(9038, 10_000, 89.7867, 90.9432), (0, 10, 0.0, 27.7533), (10, 10, 72.2467, 100.0), (1, 2, 9.4531, 90.5469)],
+)
+def test_the_interval_is_wilson_s(correct: int, images: int, low: float, high: float) -> None:
+    found = Accuracy.of(correct, images)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)
+    stats = pytest.importorskip("scipy.stats")
+    wilson = stats.binomtest(correct, images).proportion_ci(0.95, "wilson")
+    assert (found.low, found.high) == pytest.approx((100 * wilson.low, 100 * wilson.high), abs=1e-3)
 
 
 def test_the_parent_is_keras_where_it_was_measured() -> None:

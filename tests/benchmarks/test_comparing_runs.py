@@ -112,6 +112,21 @@ def test_in_that_noise_a_slowdown_of_half_is_found(neighboured: Results) -> None
     assert sum(map(bool, found)) > 0.75 * len(found)
 
 
+def test_benjamini_and_hochberg_s_own_example() -> None:
+    """Their paper's 15 p values: four are found; Bonferroni finds three of them, no correction nine."""
+    p = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.324, 0.4262, 0.5719, 0.6528, 0.759]
+    assert regress._found(dict(enumerate([*p, 1.0]))) == {0, 1, 2, 3}
+    assert regress._found({0: 0.04, 1: 0.045}) == {0, 1}  # the first alone is above its own 0.025
+    assert regress._found({0: 0.06}) == regress._found({}) == set()
+
+
+@pytest.mark.parametrize("freedom", [10, 20, 66, 198])
+@pytest.mark.parametrize("t", [-2.0, 0.0, 1.0, 1.7, 2.5, 4.0])
+def test_p_is_student_s(t: float, freedom: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    assert regress._p_above(t, freedom) == pytest.approx(stats.t.sf(t, freedom), abs=1e-3)
+
+
 def test_one_pass_alone_is_not_judged(golden: Results) -> None:
     with pytest.raises(KilnError, match=r"measured in one pass.*measure again without --quick"):
         regress.compared(golden, with_passes(golden, [0]))
