@@ -47,12 +47,15 @@ def held(monkeypatch: pytest.MonkeyPatch, seed: int, every_s: float) -> Server:
 
 
 def test_pauses_of_the_machine_do_not_decide_what_a_variant_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of 20 ms about every second fails one trial in three; the variant is the same all the time."""
+    """One of 20 ms about every three seconds fails some trials; the variant is the same all the time."""
     steady = held(monkeypatch, 0, float("inf"))
-    assert steady.rate == pytest.approx(server.HEADROOM * CAPACITY, rel=0.01) and len(steady.trials) == 1
-    paused = [held(monkeypatch, seed, 1.0) for seed in range(12)]
-    assert min(found.rate for found in paused) > 0.8 * steady.rate
-    failed = [p99 for found in paused for rate, p99 in found.trials if p99 > LIMIT_MS]
+    assert steady.rate == pytest.approx(server.HEADROOM * CAPACITY, rel=0.05)
+    paused = [held(monkeypatch, seed, 3.0) for seed in range(12)]
+    assert min(found.rate for found in paused) > 0.7 * steady.rate
+    assert np.median([found.rate for found in paused]) > 0.95 * steady.rate
+    failed = [
+        p99 for found in paused for rate, p99 in found.trials if p99 > 1.2 * LIMIT_MS and rate < 0.9 * steady.rate
+    ]
     assert failed and all(found.p99_ms and found.p99_ms <= LIMIT_MS for found in paused)
 
 
@@ -61,9 +64,28 @@ def test_a_rate_that_is_not_held_is_tried_again_and_given_up_soon(monkeypatch: p
     monkeypatch.setattr(server, "time", machine)
     hopeless = server.search(machine.run, 40.0, 8, 0.5, 0.4)
     assert (hopeless.rate, hopeless.p99_ms) == (0.0, None)
-    assert [rate for rate, _ in hopeless.trials[:3]] == [38.0] * server.TRIES
-    assert len(hopeless.trials) == server.TRIES * (1 + server.STEPS) and all(p99 > 0.5 for _, p99 in hopeless.trials)
+    assert [rate for rate, _ in hopeless.trials[:2]] == [38.0] * 2  # a third could not save it
+    assert len(hopeless.trials) == 2 * (1 + server.STEPS) and all(p99 > 0.5 for _, p99 in hopeless.trials)
     assert machine.now < 60  # the hundred arrivals of the lowest rate alone would take 80 s, each time
+
+
+def search_over(monkeypatch: pytest.MonkeyPatch, p99s: dict[float, list[float]]) -> Server:
+    """A search whose trials find, rate by rate, these p99 in ms; other rates find one far above the limit."""
+    left = {rate: iter(values) for rate, values in p99s.items()}
+
+    def trial(run: object, rate: float, *_: object) -> server.Trial:
+        return server.Trial(rate, next(left.get(rate, iter([])), 99.0), 2.0)
+
+    monkeypatch.setattr(server, "trial", trial)
+    return server.search(lambda first, size: None, 1000.0, 8, LIMIT_MS, 0.4)
+
+
+def test_one_lucky_trial_of_three_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    lucky = search_over(monkeypatch, {950.0: [20.0, 5.0, 30.0], 475.0: [30.0, 2.0, 4.0]})
+    assert lucky.rate == 475.0 and [rate for rate, _ in lucky.trials[:6]] == [950.0] * 3 + [475.0] * 3
+    assert lucky.p99_ms == 4.0  # the median of the three, not the best
+    both = search_over(monkeypatch, {950.0: [6.0, 4.0]})
+    assert (both.rate, both.p99_ms) == (950.0, 5.0) and len(both.trials) == 2
 
 
 def test_the_load_held_is_below_what_the_variant_can_and_above_none() -> None:
