@@ -15,7 +15,7 @@ import catalog
 import console
 from benchmarks import commands, machine, results
 from benchmarks.measuring import tax
-from benchmarks.measuring.candidates import candidates
+from benchmarks.measuring.candidates import candidates, size
 from benchmarks.measuring.measure import Run
 
 application = console.app("Measures every variant in the store, and writes the report.")
@@ -45,18 +45,21 @@ def run(
     _check(threads, timeout)
     shelf = catalog.Store(store)
     names = [name.strip() for name in models.split(",") if name.strip()] or shelf.models()
-    settings = results.Settings.quick() if quick else results.Settings().fitting(len(candidates(shelf, names)))
     given: dict[str, Any] = {
         "timeout_seconds": timeout,
         "passes": passes,
         "server_p99_ms": p99_limit,
         "http_requests": None if http else 0,
     }
-    settings = dataclasses.replace(settings, **{key: value for key, value in given.items() if value is not None})
+    asked = {key: value for key, value in given.items() if value is not None}
+    settings = dataclasses.replace(results.Settings.quick() if quick else results.Settings(), **asked)
+    load = size(candidates(shelf, names))
+    if not quick:
+        settings = dataclasses.replace(settings.fitting(*load), **asked)
     drawn = secrets.randbelow(2**31) if seed is None else seed
     kept = None if fresh else out / "predictions"
     measuring = Run(shelf, threads, settings, drawn, data.load, quick, kept)
-    found = _measure(measuring, names)
+    found = _measure(measuring, names, settings.seconds_for(*load))
     if settings.http_requests and found.details:
         found = tax.measured(found, shelf)
     found.write(out / results.FILE)
@@ -68,9 +71,10 @@ def run(
         )
 
 
-def _measure(measuring: Run, names: list[str]) -> results.Results:
-    """Measures behind a progress bar, above which failures appear as they happen."""
+def _measure(measuring: Run, names: list[str], seconds: float) -> results.Results:
+    """Measures behind a progress bar, above which the time it may take stands and failures appear as they happen."""
     with console.progress() as bar:
+        bar.console.print(f"about {max(1, round(seconds / 60))} min", highlight=False)
         total = len(candidates(measuring.store, names)) * measuring.settings.passes
         task, told = bar.add_task("measuring", total=total), set[str]()
 

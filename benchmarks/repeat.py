@@ -1,7 +1,7 @@
 """`python -m benchmarks.repeat`: measures a store several times and says whether the runs agree.
 
-They agree where every variant's p50, as a ratio to fp32 ONNX of its model, stays within `TOLERANCE`, and where no two
-variants whose intervals lie apart change places.
+They agree where every variant's speed-up over fp32 ONNX of its model, one by one, stays within `TOLERANCE`, and where
+no two variants whose intervals lie apart change places.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import typer
 
 import console
 from benchmarks import machine, results
+from benchmarks.judging import speed
 from benchmarks.measuring.measure import Run
 from benchmarks.results import Results
 from catalog import KilnError, Store
@@ -43,12 +44,11 @@ class Agreement:
 def agreement(runs: Sequence[Results]) -> Agreement:
     """Compares the runs; variants that were not measured in all of them, or have no fp32 ONNX, are left out."""
     measured = set.intersection(*(set(run.details) for run in runs))
-    p50 = [{str(row.variant): row.p50_ms or 0.0 for row in run.rows} for run in runs]
     spreads = {}
     for name in sorted(measured):
         reference = f"{name.partition('/')[0]}/onnx-fp32"
         if reference in measured and name != reference:
-            ratios = [one[name] / one[reference] for one in p50]
+            ratios = [_speed_up(run, name, reference) for run in runs]
             spreads[name] = max(ratios) / min(ratios) - 1
     models = {name.partition("/")[0] for name in measured}
     pairs = [
@@ -57,6 +57,11 @@ def agreement(runs: Sequence[Results]) -> Agreement:
         for pair in itertools.combinations(sorted(name for name in measured if name.startswith(f"{model}/")), 2)
     ]
     return Agreement(spreads, [pair for pair in pairs if {_faster(run, *pair) for run in runs} >= set(pair)])
+
+
+def _speed_up(run: Results, name: str, reference: str) -> float:
+    p50 = {str(row.variant): row.p50_ms or 0.0 for row in run.rows}
+    return speed.in_turns(run.details[name]) or p50[reference] / p50[name]
 
 
 def _faster(run: Results, left: str, right: str) -> str:

@@ -10,8 +10,24 @@ from typing import Any
 
 from catalog import KilnError, Measurement, from_json, to_json, write_atomic
 
+SLOW_LOAD_MS = 3000.0
+# What `seconds_for` goes by, in seconds; with it the committed run, of two cores and 750 s, would take 765.
+START_S = 1.7  # of a process: Python, the runtime, the model, the warm-up
+SLOW_START_S = 10.0  # more for TensorFlow
+BATCHES_TRIED = 8
+TRIALS = 12  # of Server
+ANSWERS_S = 2.0
+LEAST_SINGLE_S, LEAST_OFFLINE_S = 0.4, 0.05  # of a pass, however many variants there are
 SCHEMA = 2  # 1 had one pass a variant and neither Server, roofline, robustness nor energy; it is still read
 FILE = "results.json"
+UNKNOWN_TO_1 = {
+    "passes": 1,
+    "server_p99_ms": 0.0,
+    "server_seconds": 0.0,
+    "robust_images": 0,
+    "peak_seconds": 0.0,
+    "http_requests": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,9 @@ class Settings:
     server_seconds: float = 0.4  # of a trial at one rate, at least; 0 leaves Server out
     robust_images: int = 300  # test images that are corrupted in every way; 0 leaves it out
     http_requests: int = 200  # over HTTP for each variant; 0 leaves the serving tax out
-    peak_seconds: float = 0.6  # for each figure of the machine's own peak; 0 leaves it out
+    peak_seconds: float = 0.6  # for each figure of the machine's own peak, in every try; 0 leaves it out
+    turn_seconds: float = 0.1  # after which the other variants of the model have theirs; 0: measured alone
+    slow_passes: int = 2  # of variants that take longer than `SLOW_LOAD_MS` to load
 
     @classmethod
     def quick(cls) -> Settings:
@@ -54,12 +72,35 @@ class Settings:
             http_requests=0,
         )
 
-    def fitting(self, variants: int, seconds: float = 270.0) -> Settings:
-        """The same with less time a pass where so many variants would take longer than `seconds` in all."""
-        share = seconds / max(1, variants) / self.passes
-        single = round(min(self.single_seconds, max(0.5, 0.3 * share)), 2)
-        offline = round(min(self.offline_seconds, max(0.08, 0.05 * share)), 2)
-        return dataclasses.replace(self, single_seconds=single, offline_seconds=offline)
+    def seconds_for(self, variants: int, slow: int = 0) -> float:
+        """About how long a run takes over so many variants, `slow` of which load TensorFlow or Keras."""
+        turns = 1.3 if self.turn_seconds else 1.0  # a turn's start is not timed
+        each = START_S + turns * (self.single_seconds + BATCHES_TRIED * self.offline_seconds)
+        once = ANSWERS_S + (TRIALS * max(self.server_seconds, 0.4) if self.server_seconds else 0)
+        http = 20 + 0.005 * self.http_requests * variants if self.http_requests else 0
+        peak = (self.passes + 1) * (1 + 5 * self.peak_seconds) if self.peak_seconds else 0
+        slow_passes = min(self.passes, self.slow_passes)
+        measuring = (variants - slow) * self.passes * each + slow * slow_passes * (each + SLOW_START_S)
+        return measuring + variants * once + http + peak
+
+    def fitting(self, variants: int, slow: int = 0, seconds: float = 720.0) -> Settings:
+        """The same with less time a pass, and then fewer passes, where a run would take longer than `seconds` in all.
+
+        There are two passes at least, since one tells nothing of noise, and the least time for each: a run over very
+        many variants takes longer all the same.
+        """
+        found, least = self, min(2, self.passes)
+        for passes in range(self.passes, least - 1, -1):
+            for percent in range(100, 0, -5):
+                found = dataclasses.replace(
+                    self,
+                    passes=passes,
+                    single_seconds=round(max(LEAST_SINGLE_S, self.single_seconds * percent / 100), 2),
+                    offline_seconds=round(max(LEAST_OFFLINE_S, self.offline_seconds * percent / 100), 3),
+                )
+                if found.seconds_for(variants, slow) <= seconds:
+                    return found
+        return found
 
 
 @dataclass(frozen=True)
@@ -137,7 +178,11 @@ class Tax:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one process of a variant measured; `kernel_ms` is the calibration kernel's median between its rounds."""
+    """What one process of a variant measured; `kernel_ms` is the calibration kernel's median between its rounds.
+
+    `speed_up` is the median, over the turns that this variant and fp32 ONNX of its model took after each other, of how
+    many times as fast it was one by one.
+    """
 
     position: int  # in this pass's random order, from 0
     settled: bool
@@ -146,7 +191,9 @@ class Pass:
     p90_ms: float
     p99_ms: float
     images_per_s_at: dict[str, float]
-    kernel_ms: float
+    kernel_ms: float  # in SingleStream
+    offline_kernel_ms: float | None = None  # None in older files, whose `kernel_ms` stands in
+    speed_up: float | None = None
 
     @property
     def images_per_s(self) -> float:
@@ -183,7 +230,7 @@ class Detail:
     mcnemar_holm: float | None = None
     passes: list[Pass] = field(default_factory=list)
     server_rate: float | None = None  # images/s of Poisson arrivals held with p99 under the limit; 0: none was
-    server_p99_ms: float | None = None  # at that rate
+    server_p99_ms: float | None = None  # at that rate, the median of its trials; None where that was never tried
     server_batch: float | None = None  # images that were taken together, on average, at that rate
     server_trials: list[list[float]] = field(default_factory=list)  # rate and p99 in ms of every trial, in order
     energy_mj: dict[str, float] = field(default_factory=dict)  # an image, Offline, by meter
@@ -274,15 +321,10 @@ def newest(folder: Path) -> Path:
 
 
 def _upgraded(data: Any) -> Any:
-    """Schema 1 said in the words of 2: what it had no word for was not done."""
-    if isinstance(data, dict) and data.get("schema") == 1 and isinstance(data.get("settings"), dict):
-        undone = {
-            "passes": 1,
-            "server_p99_ms": 0.0,
-            "server_seconds": 0.0,
-            "robust_images": 0,
-            "peak_seconds": 0.0,
-            "http_requests": 0,
-        }
+    """Schema 1, and older files of 2, said in the words of 2: what they had no word for was not done."""
+    if isinstance(data, dict) and isinstance(data.get("settings"), dict):
+        undone: dict[str, Any] = {"turn_seconds": 0.0, "slow_passes": data["settings"].get("passes", 1)}
+        if data.get("schema") == 1:
+            undone |= UNKNOWN_TO_1
         return {**data, "settings": {**undone, **data["settings"]}}
     return data

@@ -1,7 +1,7 @@
 """Holds a run against a saved one: whether a variant became slower than noise explains, on this machine or another.
 
-Times are divided by the calibration kernel's in the same process, so that a slower hour or a slower machine slows both
-sides of the ratio, which is of the passes' geometric means. Noise is how far the passes of one variant lie apart,
+Times are divided by the calibration kernel's in the same process and scenario, so that a slower hour or machine slows
+both sides of the ratio, which is of the passes' geometric means. Noise is how far the passes of one variant lie apart,
 pooled over all variants of both runs, since three passes say little; a variant whose own lie further apart has its own.
 Of what is then called slower, Benjamini and Hochberg's procedure (1995) leaves one in twenty to chance, however many
 variants there are. A change of less than `TOLERANCE` is none, however sure.
@@ -60,15 +60,16 @@ class Comparison:
     missing: list[str]
 
 
-def _single(one: Pass) -> float:
-    return one.p50_ms
+def _single(one: Pass) -> tuple[float, float]:
+    return one.p50_ms, one.kernel_ms
 
 
-def _offline(one: Pass) -> float:
-    return 1e3 / one.images_per_s
+def _offline(one: Pass) -> tuple[float, float]:
+    return 1e3 / one.images_per_s, one.offline_kernel_ms or one.kernel_ms
 
 
-FIGURES: dict[str, Callable[[Pass], float]] = {"p50": _single, "Offline": _offline}
+# milliseconds an image, and the calibration kernel's beside them
+FIGURES: dict[str, Callable[[Pass], tuple[float, float]]] = {"p50": _single, "Offline": _offline}
 
 
 def compared(before: Results, after: Results) -> Comparison:
@@ -103,10 +104,10 @@ def _check(name: str, passes: int) -> None:
         )
 
 
-def _changes(figure: str, of: Callable[[Pass], float], then: Passes, now: Passes) -> list[Change]:
+def _changes(figure: str, of: Callable[[Pass], tuple[float, float]], then: Passes, now: Passes) -> list[Change]:
     """One figure of all variants, not judged yet."""
     old, new = (
-        {name: np.log([of(one) / one.kernel_ms for one in passes]) for name, passes in run.items()}
+        {name: np.log([ms / kernel_ms for ms, kernel_ms in map(of, passes)]) for name, passes in run.items()}
         for run in (then, now)
     )
     freedom = sum(len(logs) - 1 for logs in (*old.values(), *new.values()))
@@ -117,7 +118,7 @@ def _changes(figure: str, of: Callable[[Pass], float], then: Passes, now: Passes
         error = noise * math.sqrt(1 / len(old[name]) + 1 / len(new[name]))
         change = float(new[name].mean() - old[name].mean())
         ratio, least, most = (math.exp(change + width * error) for width in (0, -2, 2))
-        before_ms, after_ms = (statistics.median(map(of, passes)) for passes in (then[name], now[name]))
+        before_ms, after_ms = (statistics.median(of(one)[0] for one in passes) for passes in (then[name], now[name]))
         p = _p_above(change / error, freedom)
         changes.append(Change(name, figure, before_ms, after_ms, ratio, least, most, p))
     return changes

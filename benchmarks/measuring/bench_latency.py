@@ -2,8 +2,9 @@
 
 Every round is one inference on real test images, another one each time, cut out before the clock starts. The clock is
 `time.perf_counter`; what timing itself costs is measured the same way on an empty function and written down.
-Between rounds, never within one, the calibration kernel is timed. The order is that of the file: SingleStream on the
-settled model, Offline, Server, then the answers on the test split and on corrupted images; a job may leave any out.
+Between rounds, never within one, the calibration kernel is timed, and the turn passed on to the other variants of the
+model, which are measured at the same time. The order is that of the file: SingleStream on the settled model, Offline,
+Server, then the answers on the test split and on corrupted images; a job may leave any out.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from benchmarks.measuring import energy, server
 from benchmarks.measuring import job as jobs
 from benchmarks.measuring.kernel import Kernel
 from benchmarks.measuring.predictions import Predictions, predicted
+from benchmarks.measuring.turns import Turns
 from benchmarks.results import Settings
 
 Images = NDArray[np.uint8]
@@ -46,6 +48,8 @@ class Subject:
     warmup_calls: int
     settled: bool
     rss_before_bytes: int
+    turns: Turns
+    turns_at: list[int] = field(default_factory=list)  # the first round of each turn in SingleStream
     kernel: Kernel = field(default_factory=Kernel)
     images_per_s: dict[int, float] = field(default_factory=dict)  # filled by Offline, batch by batch
     server: jobs.Server | None = None
@@ -67,6 +71,8 @@ def subject(job: jobs.Job) -> Subject:
     """The variant, loaded and warm."""
     images = np.load(Path(job.data) / "images.npy", mmap_mode="r").view(np.ndarray)
     before, s = peak_rss_bytes(), job.settings
+    turns = Turns(job.pipes, s.turn_seconds)
+    turns.take()
     start = time.perf_counter()
     predict = catalog.plugin("export.formats", job.format).load(Path(job.model_file), job.threads)
     loaded = time.perf_counter()
@@ -75,7 +81,7 @@ def subject(job: jobs.Job) -> Subject:
     calls, settled = warm_up(predict, np.ascontiguousarray(images[:1]), s.warmup_seconds, s.window_seconds)
     gc.collect()
     gc.freeze()  # what pytest and the runtime hold will not be walked between rounds
-    return Subject(predict, images, (loaded - start) * 1e3, (first - loaded) * 1e3, calls, settled, before)
+    return Subject(predict, images, (loaded - start) * 1e3, (first - loaded) * 1e3, calls, settled, before, turns)
 
 
 def warm_up(predict: Callable[[Images], Any], image: Images, limit_s: float, window_s: float) -> tuple[int, bool]:
@@ -95,8 +101,8 @@ def warm_up(predict: Callable[[Images], Any], image: Images, limit_s: float, win
     return calls, False
 
 
-def rounds_for(call: Callable[[], Any], seconds: float, least: int, most: int) -> int:
-    """How many rounds fill `seconds`, judged by the quickest of three calls."""
+def rounds_for(call: Callable[[], Any], seconds: float, least: int, most: int) -> tuple[int, float]:
+    """How many rounds fill `seconds`, judged by the quickest of three calls, and the seconds that this one took."""
     times = []
     for _ in range(3):
         start = time.perf_counter()
@@ -104,7 +110,7 @@ def rounds_for(call: Callable[[], Any], seconds: float, least: int, most: int) -
         times.append(time.perf_counter() - start)
         if times[-1] > seconds:
             break
-    return max(least, min(most, int(seconds / max(min(times), 1e-7))))
+    return max(least, min(most, int(seconds / max(min(times), 1e-7)))), min(times)
 
 
 def needs(job: jobs.Job, part: jobs.Part) -> None:
@@ -130,11 +136,15 @@ def test_single_stream(benchmark: Any, job: jobs.Job, subject: Subject) -> None:
     """One image after another."""
     needs(job, "SingleStream")
     image, s = subject.batch(0, 1), job.settings
-    rounds = rounds_for(lambda: subject.predict(image), s.single_seconds, s.single_rounds, s.max_rounds)
-    start = starts(1, len(subject.images))
+    subject.turns.take()
+    rounds, call_s = rounds_for(lambda: subject.predict(image), s.single_seconds, s.single_rounds, s.max_rounds)
+    start, done = starts(1, len(subject.images)), itertools.count()
 
     def setup() -> tuple[tuple[Images], dict[str, Any]]:
-        subject.kernel.sample()
+        number = next(done)
+        if subject.turns.next_if_over(lambda: subject.predict(image), call_s) or not number:
+            subject.turns_at.append(number)
+        subject.kernel.sample("SingleStream")
         return (subject.batch(next(start), 1),), {}
 
     benchmark.extra_info.update(scenario="SingleStream", batch=1)
@@ -149,10 +159,16 @@ def test_offline(benchmark: Any, job: jobs.Job, subject: Subject, batch: int) ->
     if batch not in s.batches and not worth_trying(subject.images_per_s):
         pytest.skip("the last two doublings gained less than 5%")
     images = subject.batch(0, batch)
-    rounds = rounds_for(lambda: subject.predict(images), s.offline_seconds, s.offline_rounds, s.max_rounds)
+    rounds, call_s = rounds_for(lambda: subject.predict(images), s.offline_seconds, s.offline_rounds, s.max_rounds)
     start = starts(batch, len(subject.images))
+
+    def setup() -> tuple[tuple[Images], dict[str, Any]]:
+        subject.turns.next_if_over(lambda: subject.predict(images), call_s)
+        subject.kernel.sample("Offline")
+        return (subject.batch(next(start), batch),), {}
+
     benchmark.extra_info.update(scenario="Offline", batch=batch)
-    benchmark.pedantic(subject.predict, setup=lambda: ((subject.batch(next(start), batch),), {}), rounds=rounds)
+    benchmark.pedantic(subject.predict, setup=setup, rounds=rounds)
     subject.images_per_s[batch] = batch / benchmark.stats.stats.median
 
 
@@ -206,7 +222,9 @@ def test_outcome(job: jobs.Job, subject: Subject) -> None:
         settled=subject.settled,
         rss_before_bytes=subject.rss_before_bytes,
         peak_rss_bytes=peak_rss_bytes(),
-        kernel_ms=subject.kernel.median_ms,
+        kernel_ms=subject.kernel.median_ms("SingleStream"),
+        offline_kernel_ms=subject.kernel.median_ms("Offline") if "Offline" in job.parts else None,
+        turns=subject.turns_at,
         process_threads=psutil.Process().num_threads(),
         affinity=machine.cores(),
         server=subject.server,

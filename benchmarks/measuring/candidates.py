@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from catalog import CARD, Card, KilnError, Store, Variant, VariantCard, read_card
+from catalog import CARD, Card, KilnError, Store, Variant, VariantCard, plugin, read_card
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,20 @@ def candidates(store: Store, models: list[str]) -> list[Candidate]:
             f"no variants of {which} in {store.root}; run: python -m training lenet; python -m export lenet"
         )
     return found
+
+
+def size(found: list[Candidate]) -> tuple[int, int]:
+    """How many of them will be measured, and how many of those are slow to load."""
+    ready = [c for c in found if not c.reason]
+    return len(ready), sum(packages(c.variant.format)[:1] in (("keras",), ("tensorflow",)) for c in ready)
+
+
+def packages(format: str) -> tuple[str, ...]:
+    """The distributions that a format's plug-in names, the runtime first; none where there is no such plug-in."""
+    try:
+        return tuple(plugin("export.formats", format).PACKAGES)
+    except (KilnError, AttributeError):
+        return ()
 
 
 def _candidates_of(store: Store, model: str) -> Iterator[Candidate]:

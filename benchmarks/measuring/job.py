@@ -31,6 +31,7 @@ class Job:
     out: str  # the folder for the files named below
     settings: Settings
     parts: list[Part] = field(default_factory=lambda: list(typing.get_args(Part)))
+    pipes: list[int] = field(default_factory=list)  # of `Turns`, where others are measured at the same time
 
     @property
     def outcome(self) -> Path:
@@ -50,7 +51,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Server:
-    """What came of the Server scenario; `trials` are the rates tried with the p99 in ms they had, in order."""
+    """What came of the Server scenario; `trials` are the rates tried with the p99 in ms they had, in order.
+
+    `p99_ms` and `batch` are medians of the trials at `rate`.
+    """
 
     rate: float
     p99_ms: float | None
@@ -68,11 +72,13 @@ class Outcome:
     settled: bool
     rss_before_bytes: int
     peak_rss_bytes: int  # before predicting the test split, whose predictions may come from an earlier run
-    kernel_ms: float
+    kernel_ms: float  # beside SingleStream
     process_threads: int
     affinity: list[int]
     server: Server | None = None
     energy_mj: dict[str, float] = field(default_factory=dict)
+    offline_kernel_ms: float | None = None
+    turns: list[int] = field(default_factory=list)  # the first round of each turn in SingleStream
 
 
 def current() -> Job:

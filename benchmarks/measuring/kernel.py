@@ -17,14 +17,14 @@ EVERY = 0.02  # seconds of rounds between two samples
 
 
 class Kernel:
-    """Times itself when asked, at most every `EVERY` seconds."""
+    """Times itself when asked, at most every `EVERY` seconds; each scenario has samples of its own."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
         self._left = rng.standard_normal((STACK, SIDE, SIDE), np.float32)
         self._right = rng.standard_normal((STACK, SIDE, SIDE), np.float32)
         self._product = np.empty((STACK, SIDE, SIDE), np.float32)
-        self._times: list[float] = []
+        self._times: dict[str, list[float]] = {}
         self._due = 0.0
         for _ in range(20):
             self._once()
@@ -34,16 +34,16 @@ class Kernel:
         np.matmul(self._left, self._right, out=self._product)
         return time.perf_counter() - start
 
-    def sample(self) -> None:
+    def sample(self, scenario: str) -> None:
         """Three products, the quickest of which is kept; nothing, if the last sample is recent."""
         if time.perf_counter() < self._due:
             return
-        self._times.append(min(self._once() for _ in range(3)))
+        self._times.setdefault(scenario, []).append(min(self._once() for _ in range(3)))
         self._due = time.perf_counter() + EVERY
 
-    @property
-    def median_ms(self) -> float:
-        """Milliseconds; the median of all samples, at least five."""
-        while len(self._times) < 5:
-            self._times.append(self._once())
-        return statistics.median(self._times) * 1e3
+    def median_ms(self, scenario: str) -> float:
+        """Milliseconds; the median of all samples in a scenario, at least five."""
+        times = self._times.setdefault(scenario, [])
+        while len(times) < 5:
+            times.append(self._once())
+        return statistics.median(times) * 1e3

@@ -1,4 +1,4 @@
-"""Measures every variant of a store, one process a variant and pass, and turns what the processes leave into rows.
+"""Measures every variant of a store, one process a variant and pass, and makes rows of what the processes leave.
 
 A variant that failed to convert, is older than its model, is corrupt, crashes or takes too long keeps its row with the
 reason; one bad variant costs the others nothing.
@@ -7,25 +7,30 @@ reason; one bad variant costs the others nothing.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks import machine
 from benchmarks.judging import pairs
 from benchmarks.measuring import predictions, process, roofline, work
-from benchmarks.measuring.candidates import Candidate, candidates
+from benchmarks.measuring.candidates import Candidate, candidates, packages
 from benchmarks.measuring.job import Job, Part
 from benchmarks.measuring.predictions import Predictions
 from benchmarks.measuring.splits import Splits
-from benchmarks.results import SCHEMA, Detail, ModelFacts, Results, Roofline, Settings
-from catalog import Card, KilnError, Measurement, Store, VariantCard, commit, now, plugin
+from benchmarks.results import SCHEMA, SLOW_LOAD_MS, Detail, ModelFacts, Results, Roofline, Settings
+from catalog import Card, KilnError, Measurement, Store, Variant, VariantCard, commit, now
 
+MOST_TOGETHER = 12  # processes side by side …
+EACH_BYTES = 3 << 28  # … of the memory that one may need: Keras with its data takes about this
 Loader = Callable[..., Any]
 Begun = Callable[[str], None]
 Done = Callable[[str, str], None]
@@ -40,6 +45,11 @@ class _Try:
     runs: list[process.Ran] = field(default_factory=list)
     told: Predictions | None = None
     reused: bool = False
+
+    def sits_out(self, turn: int, settings: Settings) -> bool:
+        """Whether it takes so long to load that the passes before this one have to do."""
+        slow = bool(self.runs) and self.runs[0].outcome.load_ms > SLOW_LOAD_MS
+        return slow and turn >= settings.slow_passes
 
 
 def _ignore(*_: str) -> None:
@@ -63,29 +73,32 @@ class Run:
     benches: list[dict[str, Any]] = field(default_factory=list)  # filled by `measure`, as pytest-benchmark has them
 
     def measure(self, models: list[str], begun: Begun = _ignore, done: Done = _ignore) -> Results:
-        """Measures all variants in every pass's random order.
+        """Measures all variants in every pass's random order, those of a model side by side and in turns.
 
-        `begun` is told the name of a variant whose process starts, `done` when that has ended with its name and,
-        where it cannot be measured, the reason.
+        `begun` is told the name of a model whose variants start to take turns, `done` when one has ended with its name
+        and, where it cannot be measured, the reason.
         """
         created, start, load_before, ticks = now(), time.perf_counter(), machine.load(), machine.ticks()
         own_s = machine.own_s()
         todo = candidates(self.store, models)
-        rng = random.Random(self.seed)
-        orders = [rng.sample([c.name for c in todo], len(todo)) for _ in range(self.settings.passes)]
+        orders = self._orders(todo)
         environment = process.thread_environment(self.threads)
         with tempfile.TemporaryDirectory(prefix="modelkiln-benchmark-") as scratch:
             splits = Splits(Path(scratch), self.load, self.settings.robust_images)
             peak = self._peak(environment, Path(scratch))
             tries = {c.name: _Try(c) for c in todo}
             for turn, order in enumerate(orders):
-                for position, name in enumerate(order):
-                    begun(name)
-                    self._process(tries[name], turn, position, splits, Path(scratch) / f"job{turn}-{position}")
-                    done(name, tries[name].reason)
+                for number, heat in enumerate(_heats([tries[name] for name in order], turn, self.settings)):
+                    begun(heat[0].candidate.variant.model)
+                    for trying in self._heat(heat, turn, order, splits, Path(scratch) / f"heat{turn}-{number}"):
+                        done(trying.candidate.name, trying.reason)
+                for trying in tries.values():
+                    if trying.sits_out(turn, self.settings):
+                        done(trying.candidate.name, "")
+                peak = self._peak(environment, Path(scratch), peak)
             rows, details = self._rows(tries, splits)
         ticks_after, own_s = machine.ticks(), machine.own_s() - own_s
-        packages = {p for c in todo if c.card for p in _packages(c.variant.format)}
+        used = {p for c in todo if c.card for p in packages(c.variant.format)}
         return Results(
             schema=SCHEMA,
             created=created,
@@ -99,7 +112,7 @@ class Run:
             seconds=round(time.perf_counter() - start, 1),
             load_before=load_before,
             load_after=machine.load(),
-            machine=machine.read(tuple(sorted(packages))),
+            machine=machine.read(tuple(sorted(used))),
             models={model: _facts(self.store.card(model)) for model in dict.fromkeys(c.variant.model for c in todo)},
             rows=rows,
             details=details,
@@ -109,35 +122,76 @@ class Run:
             orders=orders,
         )
 
-    def _peak(self, environment: dict[str, str], scratch: Path) -> Roofline | None:
+    def _peak(self, environment: dict[str, str], scratch: Path, so_far: Roofline | None = None) -> Roofline | None:
+        """The machine's peak, tried once more: another minute may have been a better one."""
         seconds = self.settings.peak_seconds
-        return roofline.measured(self.threads, {**os.environ, **environment}, scratch, seconds) if seconds else None
+        if not seconds:
+            return None
+        found = roofline.measured(self.threads, {**os.environ, **environment}, scratch, seconds)
+        return found if so_far is None else roofline.better(so_far, found)
 
-    def _process(self, trying: _Try, turn: int, position: int, splits: Splits, folder: Path) -> None:
-        """One process of one variant; what it found, or why it failed, goes into `trying`."""
-        candidate, card, start = trying.candidate, trying.candidate.card, time.perf_counter()
+    def _orders(self, todo: list[Candidate]) -> list[list[str]]:
+        """Every pass's order: models in a random one, the variants of each, which take turns, in another."""
+        rng, models = random.Random(self.seed), list(dict.fromkeys(c.variant.model for c in todo))
+        names = {model: [c.name for c in todo if c.variant.model == model] for model in models}
+        shuffled = (rng.sample(models, len(models)) for _ in range(self.settings.passes))
+        return [[name for model in one for name in rng.sample(names[model], len(names[model]))] for one in shuffled]
+
+    def _heat(self, heat: list[_Try], turn: int, order: list[str], splits: Splits, folder: Path) -> Iterator[_Try]:
+        """Measures variants that take turns; what was found, or why one failed, goes into each, told as it ends.
+
+        The reference of a model with many variants runs in every heat, and counts as measured in the pass's first.
+        """
+        jobs = {trying.candidate.name: self._job(trying, turn, splits, folder) for trying in heat}
+        ready = [trying for trying in heat if jobs[trying.candidate.name] is not None]
+        yield from (trying for trying in heat if trying not in ready)
+        ran: dict[str, process.Ran] = {}
+        for place, raw, seconds in process.together([job for job in jobs.values() if job is not None]):
+            trying = ready[place]
+            name, job = trying.candidate.name, jobs[trying.candidate.name]
+            assert job is not None
+            if isinstance(raw, KilnError):
+                trying.reason = self._tidy(str(raw))
+            else:
+                ran[name] = process.read(raw, order.index(name), round(seconds, 2))
+                if "Offline" in job.parts:
+                    self.benches += process.in_plug_ins_words(name, turn, raw)
+                self._keep(trying, job)
+            yield trying
+        reference = next((ran[t.candidate.name] for t in ready if _is_reference(t) and t.candidate.name in ran), None)
+        for trying in ready:
+            name, job = trying.candidate.name, jobs[trying.candidate.name]
+            if name in ran and job is not None and "Offline" in job.parts:
+                trying.runs.append(process.against(ran[name], reference) if reference else ran[name])
+
+    def _job(self, trying: _Try, turn: int, splits: Splits, folder: Path) -> Job | None:
+        """What a process of the variant is to do in this pass; None where it cannot be measured, which it then says."""
+        candidate, card = trying.candidate, trying.candidate.card
         if trying.reason:
-            return
+            return None
         try:
             if candidate.reason or card is None:
                 raise KilnError(candidate.reason)
             data = splits.folder(self.store.card(card.variant.model))
-            parts: list[Part] = ["SingleStream", "Offline"]
-            if turn == 0:
-                parts += self._first_parts(trying, card)
-            folder.mkdir()
-            model_file = (self.store.variant_dir(card.variant) / card.file).resolve()
-            job = Job(card.variant.format, str(model_file), self.threads, str(data), str(folder), self.settings, parts)
-            raw = process.run(job)
         except KilnError as error:
             trying.reason = self._tidy(str(error))
+            return None
+        parts: list[Part] = ["SingleStream"]
+        if len(trying.runs) <= turn:
+            parts.append("Offline")
+            parts += self._first_parts(trying, card) if turn == 0 else []
+        out = folder / candidate.variant.version
+        out.mkdir(parents=True)
+        model_file = (self.store.variant_dir(card.variant) / card.file).resolve()
+        return Job(card.variant.format, str(model_file), self.threads, str(data), str(out), self.settings, parts)
+
+    def _keep(self, trying: _Try, job: Job) -> None:
+        """Takes what a process answered, if it was asked, and keeps it for later runs."""
+        if "accuracy" not in job.parts or trying.candidate.card is None:
             return
-        self.benches += process.in_plug_ins_words(candidate.name, turn, raw)
-        trying.runs.append(process.read(raw, position, round(time.perf_counter() - start, 2)))
-        if "accuracy" in parts:
-            trying.told = predictions.load(job.predictions)
-            if trying.told is not None and (kept := self._kept(card)) is not None:
-                trying.told.save(kept)
+        trying.told = predictions.load(job.predictions)
+        if trying.told is not None and (kept := self._kept(trying.candidate.card)) is not None:
+            trying.told.save(kept)
 
     def _first_parts(self, trying: _Try, card: VariantCard) -> list[Part]:
         """What only the first pass does; answers that were kept are taken instead of asked for again."""
@@ -151,8 +205,8 @@ class Run:
     def _kept(self, card: VariantCard) -> Path | None:
         if self.kept is None:
             return None
-        package = next(iter(_packages(card.variant.format)), "")
-        return self.kept / predictions.key(card, package, self.threads, self.settings.robust_images)
+        form = card.variant.format
+        return self.kept / predictions.key(card, packages(form), self.threads, self.settings.robust_images)
 
     def _rows(self, tries: dict[str, _Try], splits: Splits) -> tuple[list[Measurement], dict[str, Detail]]:
         rows, details, told = [], dict[str, Detail](), dict[str, Predictions]()
@@ -180,6 +234,24 @@ class Run:
         return line if len(line) <= 300 else line[:299] + "…"
 
 
+def _heats(order: list[_Try], turn: int, settings: Settings) -> Iterator[list[_Try]]:
+    """Who takes turns with whom: the variants of a model, as many as memory has room for, fp32 ONNX in every heat."""
+    free = psutil.virtual_memory().available
+    most = min(MOST_TOGETHER, max(2, free // EACH_BYTES)) if settings.turn_seconds else 1
+    for _, of_model in itertools.groupby(order, lambda trying: trying.candidate.variant.model):
+        racing = [t for t in of_model if not t.sits_out(turn, settings)]
+        others = [t for t in racing if not _is_reference(t) or most == 1]
+        shared = [t for t in racing if t not in others]
+        size = most - len(shared)
+        for heat in [others[i : i + size] for i in range(0, len(others), size)] or [[]]:
+            if together := [t for t in racing if t in shared or t in heat]:
+                yield together
+
+
+def _is_reference(trying: _Try) -> bool:
+    return trying.candidate.variant == Variant(trying.candidate.variant.model, "onnx")
+
+
 def _unmeasured(candidate: Candidate, threads: int) -> Measurement:
     card = candidate.card
     if card is None:
@@ -193,13 +265,6 @@ def _unmeasured(candidate: Candidate, threads: int) -> Measurement:
         gzip_bytes=card.gzip_bytes,
         threads=threads,
     )
-
-
-def _packages(format: str) -> tuple[str, ...]:
-    try:
-        return tuple(plugin("export.formats", format).PACKAGES)
-    except (KilnError, AttributeError):
-        return ()
 
 
 def _facts(card: Card) -> ModelFacts:

@@ -64,7 +64,7 @@ def predicted(
     return probabilities.argmax(axis=1), probabilities.max(axis=1)
 
 
-def key(card: VariantCard, package: str, threads: int, robust_images: int) -> str:
+def key(card: VariantCard, packages: tuple[str, ...], threads: int, robust_images: int) -> str:
     """The name under which a variant's predictions are kept: of everything that decides them."""
-    decisive = [card.files, card.file, card.dataset.sha256, versions(package, "numpy"), threads, robust_images, 1]
+    decisive = [card.files, card.file, card.dataset.sha256, versions(*packages, "numpy"), threads, robust_images, 1]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24] + ".npz"

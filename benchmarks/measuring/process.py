@@ -1,15 +1,19 @@
-"""Starts the measuring process of one variant, waits for it, and makes one row of what its passes leave."""
+"""Starts measuring processes, lets them compute in turns, and makes one row of what a variant's passes leave."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
+import select
 import signal
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from catalog import ROOT, KilnError, Measurement, from_json, to_json
 
 BENCHES = Path(__file__).with_name("bench_latency.py")
 FIFTHS = 5
+ENDING_S = 60.0  # that a process may take to end after its last turn
 
 
 def thread_environment(threads: int) -> dict[str, str]:
@@ -30,14 +35,34 @@ def thread_environment(threads: int) -> dict[str, str]:
     return {**dict.fromkeys(names, str(threads)), "TF_NUM_INTEROP_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
-def run(job: Job) -> dict[str, Any]:
-    """pytest-benchmark's JSON of one variant's process, with every round in it, and its `Outcome` as "outcome".
+def together(jobs: list[Job]) -> Iterator[tuple[int, dict[str, Any] | KilnError, float]]:
+    """Runs the jobs side by side in a process each, of which one computes at a time: see `turns`.
 
-    Raises:
-        KilnError: The process failed, crashed or took too long; the message is one line.
+    Yields, as each ends, its place in the list, pytest-benchmark's JSON with every round in it and the `Outcome` as
+    "outcome", or the error in one line if it failed, crashed or took too long, and the seconds that it computed.
     """
-    raw, job_file = Path(job.out) / "benchmark.json", Path(job.out) / "job.json"
-    job_file.write_text(to_json(job), encoding="utf-8")
+    with contextlib.ExitStack() as stack:
+        alive = {place: stack.enter_context(_started(job)) for place, job in enumerate(jobs)}
+        for granting in itertools.chain([False], itertools.repeat(True)):  # all have started before one computes
+            for place, child in list(alive.items()):
+                try:
+                    if child.asks(granting):
+                        continue
+                    ended: dict[str, Any] | KilnError = _left(jobs[place], child.ended())
+                except KilnError as error:
+                    ended = error
+                child.kill()
+                yield place, ended, alive.pop(place).spent_s
+            if not alive:
+                return
+
+
+@contextlib.contextmanager
+def _started(job: Job) -> Iterator[Child]:
+    raw, job_file, output = (Path(job.out) / name for name in ("benchmark.json", "job.json", "output.txt"))
+    grants, asks = os.pipe(), os.pipe()
+    theirs = [grants[0], asks[1]]
+    job_file.write_text(to_json(dataclasses.replace(job, pipes=theirs)), encoding="utf-8")
     # The project's own pytest settings are for its tests: they time out, and turn warnings into failures.
     command = [
         *(sys.executable, "-m", "pytest", str(BENCHES), "-c", os.devnull, f"--rootdir={ROOT}"),
@@ -54,28 +79,77 @@ def run(job: Job) -> dict[str, Any]:
         "PYTEST_ADDOPTS": "",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    code = _wait(command, environment, Path(job.out) / "output.txt", job.settings.timeout_seconds)
+    child = Child(command, environment, output, job.settings.timeout_seconds, theirs, (grants[1], asks[0]))
+    try:
+        yield child
+    finally:
+        child.kill()
+        for end in (grants[1], asks[0]):
+            os.close(end)
+
+
+class Child:
+    """A command in a process group of its own, none of which outlives `kill`; `spent_s` are the seconds it computed."""
+
+    def __init__(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        output: Path,
+        limit_s: float,
+        theirs: list[int],
+        ours: tuple[int, int],
+    ) -> None:
+        """`theirs` are the ends of the pipes that it is given, closed here; `ours` those to write to and to read."""
+        with output.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=theirs,
+            )
+        for end in theirs:
+            os.close(end)
+        self._grants, self._asks, self._limit_s, self.spent_s = *ours, limit_s, 0.0
+
+    def asks(self, granting: bool) -> bool:
+        """Whether it asks for a turn, once it has had the one it is granted, or has started; else it has ended."""
+        if granting:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._grants, b"!")
+        start = time.perf_counter()
+        told, _, _ = select.select([self._asks], [], [], max(0.0, self._limit_s - self.spent_s))
+        self.spent_s += time.perf_counter() - start
+        if not told:
+            raise KilnError(f"not done after {self._limit_s:.0f} s, stopped; a longer --timeout allows more")
+        return bool(os.read(self._asks, 1))
+
+    def ended(self) -> int:
+        """Its code, once it has closed its pipe."""
+        try:
+            return self._process.wait(ENDING_S)
+        except subprocess.TimeoutExpired as error:
+            raise KilnError(f"it did not end within {ENDING_S:.0f} s of its last turn, stopped") from error
+
+    def kill(self) -> None:
+        """Ends it and all it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def _left(job: Job, code: int) -> dict[str, Any]:
+    """What a process that has ended left behind."""
+    raw = Path(job.out) / "benchmark.json"
     if code != 0 or not job.outcome.is_file() or not raw.is_file() or not raw.stat().st_size:
         raise KilnError(_reason(job, code))
     found: dict[str, Any] = json.loads(raw.read_text(encoding="utf-8"))
     found["outcome"] = from_json(Outcome, json.loads(job.outcome.read_text(encoding="utf-8")))
     return found
-
-
-def _wait(command: list[str], environment: dict[str, str], output: Path, seconds: float) -> int:
-    """Runs a command in its own process group, which does not outlive this call."""
-    with output.open("wb") as log:
-        child = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            return child.wait(seconds)
-        except subprocess.TimeoutExpired as error:
-            raise KilnError(f"not done after {seconds:.0f} s, stopped; a longer --timeout allows more") from error
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
 
 
 def _reason(job: Job, code: int) -> str:
@@ -106,6 +180,7 @@ class Ran:
     figures: Pass
     outcome: Outcome
     fifths: list[float]  # ms, medians of five consecutive fifths of the rounds
+    turns: list[float]  # ms, medians of SingleStream's turns
     overhead_us: float
     offline_rounds: dict[str, int]
     seconds: float
@@ -128,21 +203,32 @@ def read(raw: dict[str, Any], position: int, seconds: float) -> Ran:
         p99_ms=p99,
         images_per_s_at={str(b): round(b / float(np.median(times)), 1) for b, times in sorted(offline.items())},
         kernel_ms=round(outcome.kernel_ms, 6),
+        offline_kernel_ms=None if outcome.offline_kernel_ms is None else round(outcome.offline_kernel_ms, 6),
     )
     return Ran(
         figures,
         outcome,
         fifths=[float(np.median(part)) for part in np.array_split(single, FIFTHS)],
+        turns=[float(np.median(part)) for part in np.split(single, outcome.turns[1:])],
         overhead_us=round(float(np.median(overhead)), 3),
         offline_rounds={str(batch): len(times) for batch, times in sorted(offline.items())},
         seconds=seconds,
     )
 
 
+def against(figures: Ran, reference: Ran) -> Ran:
+    """The pass with its speed-up over the reference's, which took turns with it: the median over those of both."""
+    ratios = [theirs / own for theirs, own in zip(reference.turns, figures.turns, strict=False)]
+    return dataclasses.replace(
+        figures, figures=dataclasses.replace(figures.figures, speed_up=round(statistics.median(ratios), 4))
+    )
+
+
 def merged(row: Measurement, runs: list[Ran]) -> tuple[Measurement, Detail]:
     """The row and how it came about: medians over the passes, memory and Server of the first.
 
-    The load held there is told as no more than the median Offline throughput, which that pass may have exceeded.
+    The load held there is told as no more than the median Offline throughput, which that pass may have exceeded; then
+    there is no p99 to tell, since that rate was never tried.
     """
     first, passes = runs[0], [ran.figures for ran in runs]
     rates = {
@@ -162,6 +248,7 @@ def merged(row: Measurement, runs: list[Ran]) -> tuple[Measurement, Detail]:
         peak_rss_bytes=first.outcome.peak_rss_bytes,
     )
     server = first.outcome.server
+    tried = server is not None and server.rate <= rates[best]
     detail = Detail(
         position=first.figures.position,
         seconds=round(sum(ran.seconds for ran in runs), 2),
@@ -177,8 +264,8 @@ def merged(row: Measurement, runs: list[Ran]) -> tuple[Measurement, Detail]:
         rss_before_bytes=first.outcome.rss_before_bytes,
         passes=passes,
         server_rate=min(server.rate, rates[best]) if server else None,
-        server_p99_ms=server.p99_ms if server else None,
-        server_batch=server.batch if server else None,
+        server_p99_ms=server.p99_ms if server and tried else None,
+        server_batch=server.batch if server and tried else None,
         server_trials=server.trials if server else [],
         energy_mj=first.outcome.energy_mj,
         process_threads=first.outcome.process_threads,

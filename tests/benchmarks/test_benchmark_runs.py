@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ import pytest
 
 import catalog
 from benchmarks import machine
-from benchmarks.measuring import process, tax
+from benchmarks.measuring import measure, process, roofline, tax
+from benchmarks.measuring.candidates import Candidate
 from benchmarks.measuring.job import Job
 from benchmarks.measuring.measure import Run
+from benchmarks.measuring.turns import Turns
 from benchmarks.reporting.depth import method
-from benchmarks.results import Results, Settings, read
+from benchmarks.results import Results, Roofline, Settings, read
 from catalog import KilnError, Store, Variant
 
 Ran = tuple[Path, "subprocess.CompletedProcess[str]"]
@@ -62,6 +65,9 @@ def test_a_measured_row_is_whole(results: Results, version: str, digits: Any) ->
     assert detail.rounds >= Settings.quick().single_rounds
     assert detail.p50_low_ms <= row.p50_ms <= detail.p50_high_ms
     assert [one.p50_ms for one in detail.passes] == [row.p50_ms] and detail.passes[0].kernel_ms > 0
+    ratio = detail.passes[0].speed_up
+    assert ratio and (ratio == 1) == (version == "onnx-fp32") and 0.2 < ratio < 5
+    assert (detail.passes[0].offline_kernel_ms or 0) > 0
     assert detail.server_rate is not None and detail.process_threads and detail.affinity == machine.cores()
     assert detail.work is not None and detail.work.macs == 10 * digits.x_test[0].size
     assert len(detail.top1_by_class) == 10 and 0 <= (detail.calibration_error or -1) <= 100
@@ -135,11 +141,15 @@ def test_pytest_benchmark_reads_its_own_file(run_folder: Ran) -> None:
     assert done.returncode == 0 and "tiny/onnx-fp32[SingleStream-pass1]" in done.stdout, done.stderr
 
 
-def test_answers_are_taken_from_an_earlier_run(run_folder: Ran, tiny_store: Store, digits: Any) -> None:
+def test_answers_are_taken_from_an_earlier_run(
+    run_folder: Ran, tiny_store: Store, digits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = run_folder[0] / "predictions"
     assert len(list(kept.glob("*.npz"))) == len(MEASURED)
     lean: dict[str, Any] = {"single_seconds": 0.05, "single_rounds": 20, "offline_seconds": 0.01, "warmup_seconds": 0.1}
-    settings = dataclasses.replace(Settings.quick(), peak_seconds=0.0, server_seconds=0.0, passes=2, **lean)
+    settings = dataclasses.replace(Settings.quick(), peak_seconds=0.1, server_seconds=0.0, passes=2, **lean)
+    peaks = iter(Roofline(rate, 1.0, {}, {"fp32": "a"}, 1.0) for rate in (5.0, 7.0, 6.0))
+    monkeypatch.setattr(roofline, "measured", lambda *_: next(peaks))
     again = Run(tiny_store, 1, settings, 1, lambda name, root: digits, kept=kept).measure(["tiny"])
     before = read(run_folder[0] / "results.json")
     for version in MEASURED:
@@ -148,7 +158,8 @@ def test_answers_are_taken_from_an_earlier_run(run_folder: Ran, tiny_store: Stor
         assert len(now.passes) == 2 and now.server_rate is None
         p50 = [one.p50_ms for one in now.passes]
         assert (now.p50_low_ms, now.p50_high_ms) == (min(p50), max(p50))
-    assert len(again.orders) == 2 and again.roofline is None
+    assert len(again.orders) == 2 and again.roofline is not None
+    assert again.roofline.fp32_macs_per_s == 7 and next(peaks, None) is None  # before, between and after the passes
 
 
 @pytest.fixture
@@ -244,9 +255,95 @@ def test_other_data_than_the_model_was_trained_on(tiny_store: Store, digits: Any
     assert rows["litert-int8"].reason == "the converter refused"
 
 
+@contextmanager
+def started(command: list[str], folder: Path, limit_s: float = 30.0) -> Iterator[process.Child]:
+    """A command that is given the ends of two pipes as its last arguments."""
+    grants, asks = os.pipe(), os.pipe()
+    theirs = [grants[0], asks[1]]
+    output = folder / "output.txt"
+    child = process.Child(
+        [*command, *map(str, theirs)], dict(os.environ), output, limit_s, theirs, (grants[1], asks[0])
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+
+
+TAKES_TURNS = """
+import sys, time
+from pathlib import Path
+from benchmarks.measuring.turns import Turns
+out, count = Path(sys.argv[1]), int(sys.argv[2])
+turns = Turns([int(end) for end in sys.argv[3:]], 0.02)
+turns.take()
+with out.open("a") as log:
+    for _ in range(count):
+        start = time.perf_counter()
+        while not turns.next_if_over(lambda: None, 0.0):
+            log.write(f"{time.perf_counter()} {sys.argv[2]}\\n")
+            log.flush()
+            time.sleep(0.002)
+    if count == 2:
+        raise SystemExit(3)
+"""
+
+
+def test_processes_compute_in_turns_and_one_that_dies_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {tmp_path / "a": 4, tmp_path / "b": 2, tmp_path / "c": 6}
+    for folder in counts:
+        folder.mkdir()
+
+    def starting(job: Job) -> Any:
+        out = Path(job.out)
+        return started([sys.executable, "-c", TAKES_TURNS, str(tmp_path / "log"), str(counts[out])], out)
+
+    def left(job: Job, code: int) -> dict[str, Any]:
+        if code:
+            raise KilnError(f"code {code}")
+        return {"out": job.out}
+
+    monkeypatch.setattr(process, "_started", starting)
+    monkeypatch.setattr(process, "_left", left)
+    ended = list(process.together([Job("", "", 1, "", str(folder), Settings()) for folder in counts]))
+    assert [place for place, _, _ in ended] == [1, 0, 2]  # the shortest first
+    assert str(ended[0][1]) == "code 3" and ended[1][1] == {"out": str(tmp_path / "a")}
+    assert all(0 < seconds < 20 for _, _, seconds in ended)
+    who = [line.split()[1] for line in (tmp_path / "log").read_text().splitlines()]
+    turns = [name for name, before in zip(who, ["", *who], strict=False) if name != before]
+    assert turns == [*["4", "2", "6"] * 2, *["4", "6"] * 2]  # the last goes on alone
+
+
+def test_a_process_without_pipes_has_the_turn_for_good() -> None:
+    turns = Turns([], 0.0)
+    turns.take()
+    assert not turns.next_if_over(lambda: pytest.fail("called"), 0.0)
+
+
+def test_heats_are_of_one_model_with_its_reference_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    formats = ["onnx", *(f"f{number}" for number in range(5))]
+    tries = [measure._Try(Candidate(Variant(model, form), None)) for model in ("a", "b") for form in formats]
+
+    def heats(turn: int = 0, **settings: Any) -> list[list[str]]:
+        made = measure._heats(tries, turn, dataclasses.replace(Settings(), **settings))
+        return [[f"{t.candidate.variant.model}/{t.candidate.variant.format}" for t in heat] for heat in made]
+
+    assert heats() == [[f"{model}/{form}" for form in formats] for model in "ab"]
+    monkeypatch.setattr(measure, "MOST_TOGETHER", 4)
+    assert heats()[:2] == [["a/onnx", "a/f0", "a/f1", "a/f2"], ["a/onnx", "a/f3", "a/f4"]]
+    assert heats(turn_seconds=0.0) == [[f"{model}/{form}"] for model in "ab" for form in formats]
+    slow = tries[1]
+    slow.runs = [SimpleNamespace(outcome=SimpleNamespace(load_ms=9000.0))]  # type: ignore[list-item]
+    assert "a/f0" in heats(1)[0] and "a/f0" not in [name for heat in heats(2) for name in heat]
+
+
 def test_a_dead_process_names_its_signal(tmp_path: Path) -> None:
     kill = f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"
-    code = process._wait([sys.executable, "-c", kill], dict(os.environ), tmp_path / "output.txt", 30)
+    with started([sys.executable, "-c", kill], tmp_path) as child:
+        assert not child.asks(granting=False)
+        code = child.ended()
     job = Job("onnx", "", 1, "", str(tmp_path), Settings())
     assert process._reason(job, code) == "its process died of SIGSEGV"
 
@@ -254,8 +351,11 @@ def test_a_dead_process_names_its_signal(tmp_path: Path) -> None:
 def test_nothing_of_a_stopped_process_lives_on(tmp_path: Path) -> None:
     script = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
     log = tmp_path / "output.txt"
-    with pytest.raises(KilnError, match="not done after"):
-        process._wait([sys.executable, "-c", script], dict(os.environ), log, 2)
+    with (
+        pytest.raises(KilnError, match="not done after"),
+        started([sys.executable, "-c", script], tmp_path, 2.0) as child,
+    ):
+        child.asks(granting=False)
     grandchild = Path("/proc") / log.read_text().strip() / "stat"
     deadline = time.monotonic() + 5
     while grandchild.exists() and " Z " not in grandchild.read_text() and time.monotonic() < deadline:

@@ -11,6 +11,10 @@ import pytest
 
 from benchmarks import results
 from benchmarks.judging import regress
+from benchmarks.judging.speed import Speed, one_by_one
+from benchmarks.measuring import process
+from benchmarks.measuring.job import Outcome
+from benchmarks.measuring.process import Ran
 from benchmarks.repeat import agreement, repeated
 from benchmarks.results import Pass, Results, Settings
 from catalog import ROOT, KilnError, Store
@@ -112,6 +116,18 @@ def test_in_that_noise_a_slowdown_of_half_is_found(neighboured: Results) -> None
     assert sum(map(bool, found)) > 0.75 * len(found)
 
 
+def test_an_hour_that_was_slow_in_one_scenario_alone_is_no_regression(golden: Results) -> None:
+    """The kernel is timed beside each; files from before that have one for both."""
+
+    def slowed(one: Pass) -> Pass:
+        rates = {batch: rate / 2 for batch, rate in one.images_per_s_at.items()}
+        return dataclasses.replace(one, images_per_s_at=rates, offline_kernel_ms=2 * one.kernel_ms)
+
+    details = {n: dataclasses.replace(d, passes=[slowed(one) for one in d.passes]) for n, d in golden.details.items()}
+    changes = regress.compared(golden, dataclasses.replace(golden, details=details)).changes
+    assert all(change.ratio == pytest.approx(1) and not change.regressed for change in changes)
+
+
 def test_benjamini_and_hochberg_s_own_example() -> None:
     """Their paper's 15 p values: four are found; Bonferroni finds three of them, no correction nine."""
     p = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.324, 0.4262, 0.5719, 0.6528, 0.759]
@@ -180,6 +196,60 @@ def test_agreement_is_of_ratios_and_of_order(golden: Results) -> None:
     assert not apart.holds and apart.spreads[NAME] == pytest.approx(0.2) and not apart.swapped
     swapped = agreement([golden, changed(golden, 2.5, name=NAME)])
     assert {left for pair in swapped.swapped for left in pair} >= {NAME} and not swapped.holds
+
+
+def speeds(rng: np.random.Generator, seconds: float, step_s: float) -> np.ndarray:
+    """How much slower than its best a host is, step by step: 1 or 1.8, changing after 0.7 s on average."""
+    changes = rng.random(int(seconds / step_s)) < step_s / 0.7
+    return np.where(np.cumsum(changes) % 2 == rng.integers(2), 1.0, 1.8)
+
+
+def one_pass(rng: np.random.Generator, slow: np.ndarray, at: np.ndarray, ms: float) -> Ran:
+    """A variant of `ms` on the idle host, measured in these steps of it, each a turn."""
+    turns = ms * slow[at] * rng.lognormal(0, 0.02, len(at))
+    p50 = float(np.median(turns))
+    outcome = Outcome(1.0, 1.0, 1, True, 1, 1, 0.1, 1, [0])
+    figures = Pass(0, True, len(at), p50, p50, p50, {"1": 1e3 / p50}, 0.1)
+    return Ran(figures, outcome, [p50], list(turns), 0.1, {"1": 1}, 1.0)
+
+
+def test_turns_agree_where_one_after_the_other_does_not() -> None:
+    """Three passes of 0.8 s, of eleven variants a model, on a host that two states make 1.8 times slower or not."""
+    rng, alone, turns = np.random.default_rng(0), list[float](), list[float]()
+    for _ in range(200):
+        apart, paired = [], []
+        for _ in range(3):
+            slow, eighth = speeds(rng, 20.0, 0.1), np.arange(8)
+            apart.append([one_pass(rng, slow, start + eighth, ms) for start, ms in ((0, 1.0), (100, 0.5))])
+            parent, variant = (one_pass(rng, slow, place + 11 * eighth, ms) for place, ms in ((2, 1.0), (7, 0.5)))
+            paired.append(process.against(variant, parent).figures)
+        parents, variants = ([float(one.figures.p50_ms) for one in side] for side in zip(*apart, strict=True))
+        alone.append(float(np.median(parents) / np.median(variants)))
+        turns.append(float(np.median([one.speed_up for one in paired])))
+    before, after = (float(np.std(np.log(ratios))) for ratios in (alone, turns))
+    assert before > 0.2 and after < 0.05, (before, after)
+    assert float(np.median(turns)) == pytest.approx(2.0, rel=0.02)
+
+
+def test_the_ratio_of_a_row_is_that_of_its_turns(golden: Results) -> None:
+    """Where there were turns; p50 of a slow hour against that of a quick one decides nothing then."""
+    names = "mobilenetv2/onnx-fp32", NAME
+    ratios = {names[0]: (1.0, 1.0, 1.0), NAME: (1.9, 2.0, 2.2)}
+    details = dict(golden.details)
+    for name, of_passes in ratios.items():
+        paired = zip(details[name].passes, of_passes, strict=True)
+        details[name] = dataclasses.replace(
+            details[name], passes=[dataclasses.replace(one, speed_up=ratio) for one, ratio in paired]
+        )
+    rows = {str(row.variant): row for row in golden.rows}
+    parts = rows[NAME], details[NAME], rows[names[0]], details[names[0]]
+    assert one_by_one(*parts) == Speed(2.0, True)
+    assert one_by_one(parts[0], golden.details[NAME], parts[2], golden.details[names[0]]) != Speed(2.0, True)
+    told = dataclasses.replace(golden, details=details)
+    assert agreement([told, changed(told, 1.5, name=NAME)]).spreads[NAME] == pytest.approx(0)
+    passes = [dataclasses.replace(details[NAME].passes[0], speed_up=ratio) for ratio in (0.9, 1.2, 1.3)]
+    found = one_by_one(parts[0], dataclasses.replace(details[NAME], passes=passes), *parts[2:])
+    assert found == Speed(1.2, False)
 
 
 def test_variants_that_one_run_lacks_are_left_out(golden: Results) -> None:

@@ -119,15 +119,16 @@ def test_a_trial_ends_once_its_p99_must_be_above_the_limit(
 
 
 def test_the_load_told_is_not_above_the_throughput_told() -> None:
-    """The pass that measured it may have been the quickest of all."""
+    """The pass that measured it may have been the quickest of all; nobody knows the p99 at a rate not tried."""
 
     def ran(images_per_s: float, server: Server | None) -> Ran:
         outcome = Outcome(1.0, 1.0, 1, True, 1, 1, 0.1, 1, [0], server)
-        return Ran(Pass(0, True, 1, 1.0, 1.0, 1.0, {"8": images_per_s}, 0.1), outcome, [1.0], 0.1, {"8": 1}, 1.0)
+        return Ran(Pass(0, True, 1, 1.0, 1.0, 1.0, {"8": images_per_s}, 0.1), outcome, [1.0], [1.0], 0.1, {"8": 1}, 1.0)
 
     first = Server(950.0, 4.0, 2.0, [[950.0, 40.0], [950.0, 4.0]])
     row = Measurement(Variant("m", "onnx"), "ok")
     row, detail = process.merged(row, [ran(1000.0, first), ran(800.0, None), ran(700.0, None)])
     assert (row.images_per_s, detail.server_rate, detail.server_trials) == (800.0, 800.0, first.trials)
+    assert detail.server_p99_ms is None and detail.server_batch is None
     _, detail = process.merged(row, [ran(1000.0, dataclasses.replace(first, rate=400.0))])
-    assert detail.server_rate == 400.0
+    assert (detail.server_rate, detail.server_p99_ms, detail.server_batch) == (400.0, 4.0, 2.0)
