@@ -82,7 +82,9 @@ def _p99_held(line: Line) -> str:
     detail = line.detail
     if detail is None or detail.server_rate is None:
         return ""
-    return f"p99 {words.digits(detail.server_p99_ms)} ms" if detail.server_p99_ms else "over the limit"
+    if detail.server_p99_ms:
+        return f"p99 {words.digits(detail.server_p99_ms)} ms"
+    return "" if detail.server_rate else "over the limit"
 
 
 COLUMNS = (

@@ -8,6 +8,8 @@ from typing import Any
 
 from benchmarks.judging.compare import Group, Line
 from benchmarks.measuring.corrupt import CORRUPTIONS
+from benchmarks.measuring.server import HELD, TRIES
+from benchmarks.measuring.turns import SETTLE
 from benchmarks.reporting import words
 from benchmarks.results import Results
 
@@ -18,7 +20,7 @@ def context(results: Results, groups: list[Group]) -> dict[str, Any]:
     return {
         "energy": any(detail.package_mj is not None for detail in details),
         "taxed": any(detail.tax for detail in details),
-        "roof": peak_sentence(results),
+        "roof": peak_sentence(results, groups),
         "corruptions": [name for name in CORRUPTIONS if any(name in detail.robust_top1 for detail in details)],
         "mean": mean,
         "robust_change": lambda line, name: robust_change(results, line, name),
@@ -31,7 +33,7 @@ def mean(values: Sequence[float]) -> float:
     return statistics.fmean(values)
 
 
-def peak_sentence(results: Results) -> str:
+def peak_sentence(results: Results, groups: list[Group]) -> str:
     """The machine's peak in words; empty where the run measured none."""
     peak = results.roofline
     if peak is None:
@@ -41,7 +43,20 @@ def peak_sentence(results: Results) -> str:
     return (
         f"this machine's own peak: fp32 {words.digits(peak.fp32_macs_per_s / 1e9)} GMAC/s{int8}, copying "
         f"{words.digits(copies[0][1] / 1e9)} GB/s in the cache and {words.digits(copies[-1][1] / 1e9)} in memory"
+        + _beyond(groups)
     )
+
+
+def _beyond(groups: list[Group]) -> str:
+    """That the peak is underestimated, where a variant reached more than all of it."""
+    lines = [line for group in groups for line in group.lines]
+    shares = {
+        str(line.row.variant): max(bound.compute for bound in (line.single, line.offline) if bound)
+        for line in lines
+        if line.single or line.offline
+    }
+    beyond = [f"{name} reached {100 * share:.0f}% of it" for name, share in shares.items() if share >= 1.005]
+    return f"; peak underestimated: {', '.join(beyond)}" if beyond else ""
 
 
 def robust_change(results: Results, line: Line, corruption: str) -> float | None:
@@ -67,8 +82,8 @@ def method(results: Results) -> list[str]:
     if any(detail.server_rate is not None for detail in details):
         said.append(
             f"Server (held/s): the highest rate of Poisson arrivals, found by bisection, whose p99 stays under "
-            f"{s.server_p99_ms:g} ms, waiting included; what has arrived is taken together, up to the best batch. In "
-            "process: HTTP comes on top."
+            f"{s.server_p99_ms:g} ms, waiting included, in {_trials(results)}; what has arrived is taken together, up "
+            "to the best batch. In process: HTTP comes on top."
         )
     if any(detail.tax for detail in details):
         said.append(
@@ -84,7 +99,8 @@ def method(results: Results) -> list[str]:
         how = results.roofline.how
         kinds = ", ".join(f"{kind} by {how[kind]}" for kind in ("fp32", "int8") if kind in how)
         said.append(
-            f"The peak was measured in the run with its threads ({kinds}; copies of several sizes). A variant is bound "
+            f"The peak was measured in the run with its threads ({kinds}; copies of several sizes"
+            f"{'; the best of tries before and after every pass' if s.turn_seconds else ''}). A variant is bound "
             "by compute or memory where its arithmetic or its traffic (weights once a batch, activations written and "
             "read once) would take half of its time at that peak; else by overhead: calls, layout changes, operators "
             "that multiply nothing. Multiply-accumulates are those of the float graph."
@@ -96,9 +112,28 @@ def method(results: Results) -> list[str]:
         )
     if any(detail.passes for detail in details):
         said.append(
-            "A calibration kernel, 16 products of 64 x 64 float32 matrices on one core, was timed between the rounds; "
-            "runs are compared in its time (python -m benchmarks compare)."
+            "A calibration kernel, 16 products of 64 x 64 float32 matrices on one core, was timed between the rounds"
+            f"{' of either scenario' if s.turn_seconds else ' of SingleStream'}; runs are compared in its time "
+            "(python -m benchmarks compare)."
         )
+    if s.turn_seconds:
+        said.append(
+            f"The variants of a model ran side by side and computed in turns of {s.turn_seconds:g} s, so that all saw "
+            "the same machine; speed-up one by one is the median, over the turns and passes, of fp32 ONNX's median "
+            f"over the variant's, each turn's first {1e3 * SETTLE:.0f} ms left out."
+        )
+    if fewer := sorted(name for name, detail in results.details.items() if 0 < len(detail.passes) < s.passes):
+        said.append(f"Slow to load and therefore measured in {s.slow_passes} passes only: {', '.join(fewer)}.")
     if reused := sorted(name for name, detail in results.details.items() if detail.reused):
         said.append(f"Answers kept from an earlier run of the same file on the same images: {', '.join(reused)}.")
     return said
+
+
+def _trials(results: Results) -> str:
+    """How many trials a rate had to hold in, and which of them the p99 is of; older runs believed the best."""
+    if not results.settings.turn_seconds:
+        return "the best of at most three trials, whose p99 is told"
+    return (
+        f"{HELD} of at most {TRIES} trials, of which the median p99 is told (none where the rate is Offline's, which "
+        "was not tried)"
+    )

@@ -69,7 +69,8 @@ def card(line: Line) -> list[list[str]]:
     if line.robust_top1 is not None:
         rows.append(["corrupted", f"{words.percent(line.robust_top1)}% ({words.points(line.robust_change)})"])
     if line.offline:
-        rows.append(["bound by", f"{line.offline.by}, {100 * line.offline.compute:.0f}% of the peak"])
+        beyond = ", peak underestimated" if line.offline.compute > 1 else ""
+        rows.append(["bound by", f"{line.offline.by}, {100 * line.offline.compute:.0f}% of the peak{beyond}"])
     if line.pareto:
         rows.append(["best in", "; ".join(line.pareto)])
     return [*rows, ["", line.verdict]]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
+
 from benchmarks.judging.compare import BUDGET_POINTS, SMALLER, Group, Line
 from benchmarks.judging.speed import BLIND, FASTER
 from benchmarks.reporting import depth, words
 from benchmarks.results import Results
 
 MOST_OTHERS = 5.0  # percent of the processors' time that other processes may take unmentioned
+MOST_DRIFT = 1.3  # of the calibration kernel's 90th percentile over its 10th, from which the machine was not steady
 
 
 def headline(results: Results, found: list[Group]) -> str:
@@ -100,7 +103,26 @@ def _warnings(results: Results) -> list[tuple[str, str]]:
             "Measure again when it is idle."
         )
         found.append(("on a machine busy with other work", long))
+    if told := _drift(results):
+        long = f"The machine's own speed changed during the run ({told}): latencies and their ratios are uncertain."
+        found.append(("on a machine whose own speed changed", long))
     return found
+
+
+def _drift(results: Results) -> str:
+    """How far the calibration kernel's times lie apart, where that is too much."""
+    passes = [one for detail in results.details.values() for one in detail.passes]
+    times = sorted(ms for one in passes for ms in (one.kernel_ms, one.offline_kernel_ms) if ms)
+    if len(times) < 2:
+        return ""
+    tenths = statistics.quantiles(times, n=10, method="inclusive")
+    low, high = tenths[0], tenths[-1]
+    if high < MOST_DRIFT * low:
+        return ""
+    return (
+        f"its calibration kernel took {words.digits(low)} ms at the 10th percentile and {words.digits(high)} ms at the "
+        f"90th of {len(times)} samples, {words.times(high / low)}"
+    )
 
 
 def _other_work(results: Results) -> str:

@@ -185,6 +185,20 @@ def test_a_busy_machine_and_a_quick_run_are_said_first(golden: Results, report: 
         assert "busy with other work (load average 3.6 before and 1.9 after the run, on 2 cores)" in text
     told = dataclasses.replace(golden, load_before=[3.6, 1.0, 0.5], others_percent=30.4)
     assert "which took 30% of its 2 cores' time during the run" in render(told, pictures=False).markdown
+    first, *others = golden.details
+    assert "own speed changed" not in report.markdown
+    quicker = [dataclasses.replace(one, kernel_ms=0.05) for one in golden.details[first].passes]
+    slower = [dataclasses.replace(one, kernel_ms=0.1, offline_kernel_ms=0.11) for one in quicker]
+    details = {
+        n: dataclasses.replace(golden.details[n], passes=slower if n in others else quicker) for n in golden.details
+    }
+    unsteady = render(dataclasses.replace(golden, details=details), pictures=False)
+    assert "The machine's own speed changed" not in unsteady.markdown  # three samples of many are no tenth
+    halves = {n: dataclasses.replace(d, passes=[*quicker, *slower]) for n, d in golden.details.items()}
+    unsteady = render(dataclasses.replace(golden, details=halves), pictures=False)
+    for text in (unsteady.markdown.split("## ")[0], unsteady.html.split("<main>")[0].replace("&#39;", "'")):
+        assert "The machine's own speed changed during the run (its calibration kernel took 0.0500 ms at" in text
+        assert "0.110 ms at the 90th" in text and "2.20×" in text
     calm = dataclasses.replace(told, others_percent=1.0)  # whatever was computed before it began
     assert "busy" not in render(calm, pictures=False).markdown
 

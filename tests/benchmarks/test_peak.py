@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import time
@@ -220,6 +221,16 @@ def test_the_peak_is_the_best_of_all_tries() -> None:
     other = Roofline(3.0, 4.0, {"1": 8.0, "2": 1.0}, {"fp32": "b", "int8": "b", "copy": "c"}, 2.0)
     best = Roofline(3.0, 5.0, {"1": 8.0, "2": 9.0}, {"fp32": "b", "int8": "a", "copy": "c"}, 3.0)
     assert roofline.better(one, other) == roofline.better(other, one) == best
+
+
+def test_a_share_above_the_whole_peak_says_so(golden: Results) -> None:
+    assert golden.roofline is not None
+    high = dataclasses.replace(golden, roofline=dataclasses.replace(golden.roofline, fp32_macs_per_s=1e13))
+    assert "peak underestimated" not in render(high, pictures=False).markdown
+    low = dataclasses.replace(golden, roofline=dataclasses.replace(golden.roofline, fp32_macs_per_s=1e11))
+    report = render(low, pictures=False)
+    assert re.search(r"peak underestimated: .*simcnn/onnx-fp32 reached 129% of it", report.markdown)
+    assert "of the peak, peak underestimated" in report.html
 
 
 def test_every_measured_row_of_the_golden_run_has_its_bounds(golden: Results) -> None:

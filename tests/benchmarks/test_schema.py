@@ -41,6 +41,10 @@ def test_every_version_is_read_and_rendered(path: Path) -> None:
     assert found.schema in (1, SCHEMA) and found.rows
     if found.schema == SCHEMA:
         jsonschema.validate(json.loads(path.read_text()), schema.schema())
+        report = render(found, pictures=False)
+        assert "Near the limit" in report.html and "held/s" in report.html
+        assert ("in turns of" in report.markdown) == bool(found.settings.turn_seconds)
+        assert report.html.count('<th scope="row" data-label="variant">') == len(found.rows)
     else:
         assert found.settings.passes == 1 and found.settings.robust_images == 0 and found.roofline is None
         report = render(found, pictures=False)
