@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import TypeVar
 
 from benchmarks.load import wire
 from benchmarks.load.served import Server
 from catalog import KilnError
 
 WARM_S = 1.0
+Found = TypeVar("Found")
 
 
-def run(work: Awaitable[wire.Seen]) -> wire.Seen:
+def run(work: Awaitable[Found]) -> Found:
     """Runs a load on the fastest event loop there is."""
     import uvloop
 
-    async def whole() -> wire.Seen:
+    async def whole() -> Found:
         return await work
 
     return uvloop.run(whole())

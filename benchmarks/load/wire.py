@@ -7,6 +7,7 @@ proxy does none), one write a request, and of an answer only the status and the 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from array import array
@@ -38,6 +39,8 @@ class Seen:
     lost: int = 0  # requests whose connection ended or could not be had, or that were not answered in the end
     offered: int = 0
     after: int = 0  # good answers that came after the `seconds`
+    limit_s: float = math.inf
+    late: int = 0  # answers that took longer than that
     cpu_s: float = 0.0  # that the server's processes used meanwhile, where that was looked at
 
     @property
@@ -97,6 +100,7 @@ class Connection(asyncio.Protocol):
         self.body, self._buffer, self._end = self._buffer, b"", -1
         self.busy = False
         self.seen.statuses[status] += 1
+        self.seen.late += taken > self.seen.limit_s
         (self.seen.good if status == 200 else self.seen.refused).append(taken)
         self.done(self)
 
@@ -154,6 +158,39 @@ async def closed(
         if connection.transport:
             connection.transport.close()
     return seen
+
+
+async def one_by_one(port: int, content: bytes, requests: int, seconds: float) -> tuple[Seen, list[bytes]]:
+    """One connection that asks so many times, or until the time is up: what was seen, and the bodies of the answers.
+
+    The first answer that is not 200 is the last.
+    """
+    loop, seen, bodies = asyncio.get_running_loop(), Seen(), list[bytes]()
+    ended = loop.create_future()
+
+    def again(connection: Connection) -> None:
+        if not connection.gone:
+            bodies.append(connection.body.partition(b"\r\n\r\n")[2])
+        if connection.gone or seen.refused or len(bodies) == requests or time.perf_counter() >= until:
+            ended.set_result(None)
+        else:
+            ask(connection)
+
+    def ask(connection: Connection) -> None:
+        seen.offered += 1
+        connection.ask(content)
+
+    _, connection = await loop.create_connection(lambda: Connection(seen, again), "127.0.0.1", port)
+    begun = time.perf_counter()
+    until = begun + seconds
+    ask(connection)
+    await asyncio.wait([ended], timeout=seconds + 30)
+    seen.seconds = time.perf_counter() - begun
+    seen.lost += connection.busy
+    connection.busy = False
+    if connection.transport:
+        connection.transport.close()
+    return seen, bodies
 
 
 class _Arrivals:
@@ -216,25 +253,28 @@ async def open_loop(
     seconds: float,
     seed: int = 0,
     patience_s: float = PATIENCE_S,
+    limit_s: float = math.inf,
 ) -> Seen:
     """Requests that arrive at random (Poisson) whatever the answers do; latency counts from when each was due.
 
     One that finds all connections busy waits here, and its wait counts: the generator's own limit is not hidden. Those
     of the last moment are waited for, up to `patience_s`: their latencies count, the rate is without them.
+
+    It ends early where more than a hundredth of the requests that are expected took longer than `limit_s`.
     """
-    seen, chance = Seen(), random.Random(seed)
+    seen, chance = Seen(limit_s=limit_s), random.Random(seed)
     arrivals = _Arrivals(seen, contents)
     await arrivals.connect(port, connections)
     begun = due = time.perf_counter()
     count = 0
-    while due < begun + seconds:
+    while due < begun + seconds and seen.late <= rate * seconds / 100:
         due += chance.expovariate(rate)
         count += 1
         if (wait := due - time.perf_counter()) > 0.001:
             await asyncio.sleep(wait)
         elif count % 16 == 0:  # behind: the answers must be read all the same
             await asyncio.sleep(0)
-        arrivals.arrive(due)
+        arrivals.arrive(min(due, time.perf_counter()))  # timers are of whole milliseconds: it may go out too early
     seen.seconds, within = time.perf_counter() - begun, len(seen.good)
     await arrivals.end(patience_s)
     seen.after = len(seen.good) - within

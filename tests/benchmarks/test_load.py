@@ -63,6 +63,44 @@ def test_a_closed_load_offers_what_it_sends() -> None:
     assert seen.offered == len(seen.good) > 2 and not seen.lost and not seen.after
 
 
+def test_no_answer_of_an_open_loop_is_quicker_than_the_server() -> None:
+    """Timers are of whole milliseconds: what goes out before it is due does not gain by it."""
+    seen = under(lambda port: wire.open_loop(port, [CONTENT], 2000, 128, 0.3))
+    assert len(seen.good) > 400 and min(seen.good) >= 0.99 * TAKES_S
+
+
+def test_an_open_loop_that_is_late_ends_early() -> None:
+    """Ten of the thousand requests may take longer than the limit, which all do."""
+    seen = under(lambda port: wire.open_loop(port, [CONTENT], 200, 64, 5.0, limit_s=TAKES_S / 2))
+    assert seen.late > 10 and seen.seconds < 2 and len(seen.good) == seen.offered < 300
+    whole = under(lambda port: wire.open_loop(port, [CONTENT], 200, 64, 0.3, limit_s=50 * TAKES_S))
+    assert not whole.late and whole.seconds >= 0.3
+
+
+def test_one_connection_asks_one_by_one() -> None:
+    answers: list[tuple[wire.Seen, list[bytes]]] = []
+
+    async def loaded(port: int) -> wire.Seen:
+        answers.append(await wire.one_by_one(port, CONTENT, 5, 10.0))
+        answers.append(await wire.one_by_one(port, CONTENT, 1000, 5 * TAKES_S))
+        return answers[0][0]
+
+    under(loaded)
+    (whole, bodies), (short, _) = answers
+    assert len(whole.good) == whole.offered == 5 and bodies == [b""] * 5 and min(whole.good) >= 0.99 * TAKES_S
+    assert 3 <= len(short.good) <= 6 and not whole.lost and not short.lost
+
+
+def test_a_connection_that_ends_is_no_answer() -> None:
+    async def loaded() -> tuple[wire.Seen, list[bytes]]:
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        async with server:
+            return await wire.one_by_one(server.sockets[0].getsockname()[1], CONTENT, 5, 10.0)
+
+    seen, bodies = asyncio.run(loaded())
+    assert seen.lost == 1 and not seen.good and not bodies
+
+
 @pytest.mark.parametrize("error", [KilnError("no zoo"), psutil.NoSuchProcess(7), ConnectionRefusedError("refused")])
 def test_a_row_that_cannot_be_measured_says_why(
     error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
