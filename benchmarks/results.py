@@ -52,7 +52,10 @@ class Settings:
     server_p99_ms: float = 15.0  # the limit of Server; MLPerf's for image classification
     server_seconds: float = 0.4  # of a trial at one rate, at least; 0 leaves Server out
     robust_images: int = 300  # test images that are corrupted in every way; 0 leaves it out
-    http_requests: int = 200  # over HTTP for each variant; 0 leaves the serving tax out
+    http_requests: int = 300  # over HTTP for each variant, one by one in all rounds; 0 leaves the serving tax out
+    http_rounds: int = 5  # each asks every variant in turn, in a new order
+    http_seconds: float = 0.2  # of the closed loop in each of them; 0 leaves Offline and Server over HTTP out
+    http_connections: int = 16  # of the closed loop
     peak_seconds: float = 0.6  # for each figure of the machine's own peak, in every try; 0 leaves it out
     turn_seconds: float = 0.1  # after which the other variants of the model have theirs; 0: measured alone
     slow_passes: int = 2  # of variants that take longer than `SLOW_LOAD_MS` to load
@@ -160,11 +163,25 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
+class TaxRound:
+    """What one round over all variants measured of one; medians in milliseconds, as in `Tax`."""
+
+    http_ms: float
+    decode_ms: float
+    queue_ms: float
+    compute_ms: float
+    handling_ms: float
+    transport_ms: float
+    images_per_s: float | None = None  # of the closed loop
+
+
+@dataclass(frozen=True)
 class Tax:
     """One image over HTTP, medians in milliseconds: `http_ms` at the client, the others by where the time went.
 
     Decoding, queueing and computing are what the service says; `handling_ms` is the rest of its own time, and
-    `transport_ms` what the client waited beyond that.
+    `transport_ms` what the client waited beyond that. Percentiles are over the requests of all rounds; the spread of a
+    figure is the lowest and the highest of `rounds`.
     """
 
     requests: int
@@ -174,6 +191,28 @@ class Tax:
     compute_ms: float
     handling_ms: float
     transport_ms: float
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    rounds: list[TaxRound] = field(default_factory=list)
+    images_per_s: float | None = None  # Offline over HTTP: a closed loop's, the median of the rounds
+    server_rate: float | None = None  # Server over HTTP: as in process, of requests of one image; 0: none was held
+    server_p99_ms: float | None = None  # at that rate
+    server_trials: list[list[float]] = field(default_factory=list)  # rate and p99 in ms of every trial, in order
+
+    @property
+    def low_ms(self) -> float | None:
+        """`http_ms` of the quickest round; None where there was but one."""
+        return min((one.http_ms for one in self.rounds), default=None)
+
+    @property
+    def high_ms(self) -> float | None:
+        """That of the slowest."""
+        return max((one.http_ms for one in self.rounds), default=None)
+
+    @property
+    def beside_ms(self) -> float:
+        """What a request takes beside the inference."""
+        return self.decode_ms + self.queue_ms + self.handling_ms + self.transport_ms
 
 
 @dataclass(frozen=True)
@@ -282,6 +321,10 @@ class Results:
     steal_percent: float | None = None  # of the run's processor time, taken by other guests of the host
     others_percent: float | None = None  # of it, taken by processes that are not the run's own
     http_reason: str = ""  # why there is no serving tax at all, where it was asked for
+    http_seconds: float | None = None  # that the tax took, after all else
+    http_load_before: list[float] = field(default_factory=list)
+    http_steal_percent: float | None = None  # as above, while the tax was measured
+    http_others_percent: float | None = None
     orders: list[list[str]] = field(default_factory=list)  # of every pass
 
     def write(self, path: Path) -> None:
@@ -324,6 +367,7 @@ def _upgraded(data: Any) -> Any:
     """Schema 1, and older files of 2, said in the words of 2: what they had no word for was not done."""
     if isinstance(data, dict) and isinstance(data.get("settings"), dict):
         undone: dict[str, Any] = {"turn_seconds": 0.0, "slow_passes": data["settings"].get("passes", 1)}
+        undone |= {"http_rounds": 1, "http_seconds": 0.0}
         if data.get("schema") == 1:
             undone |= UNKNOWN_TO_1
         return {**data, "settings": {**undone, **data["settings"]}}

@@ -10,7 +10,7 @@ from typing import Literal
 
 from benchmarks.judging.compare import Group, Line
 from benchmarks.reporting import words
-from benchmarks.results import Detail
+from benchmarks.results import Detail, Tax
 
 Figure = float | int | str | None
 
@@ -54,8 +54,14 @@ def _robust(line: Line) -> Figure:
     return None if line.robust_top1 is None else round(line.robust_top1, 2)
 
 
-def _http(line: Line) -> Figure:
-    return line.detail.tax.http_ms if line.detail and line.detail.tax else None
+def _tax(of: Callable[[Tax], Figure]) -> Callable[[Line], Figure]:
+    return lambda line: of(line.detail.tax) if line.detail and line.detail.tax else None
+
+
+def _low_to_high(line: Line) -> str:
+    tax = line.detail.tax if line.detail else None
+    rates = [one.images_per_s for one in tax.rounds if one.images_per_s is not None] if tax else []
+    return f"{words.digits(min(rates))} to {words.digits(max(rates))}" if rates else ""
 
 
 def _gmacs(line: Line) -> Figure:
@@ -102,7 +108,15 @@ COLUMNS = (
     Column("server_rate", "Load held, Server", "images/s", "more", _detail(lambda d: d.server_rate), True, "held/s",
            beside=_p99_held),
     Column("server_p99_ms", "p99 at that load", "ms", "", _detail(lambda d: d.server_p99_ms)),
-    Column("http_ms", "Latency over HTTP, p50", "ms an image", "less", _http, True),
+    Column("http_ms", "Latency over HTTP, p50", "ms an image", "less", _tax(lambda t: t.http_ms), True),
+    Column("http_low_ms", "Over HTTP, quickest round's p50", "ms", "", _tax(lambda t: t.low_ms), head="low"),
+    Column("http_high_ms", "Over HTTP, slowest round's p50", "ms", "", _tax(lambda t: t.high_ms), head="high"),
+    Column("http_p90_ms", "Latency over HTTP, p90", "ms an image", "less", _tax(lambda t: t.p90_ms), head="p90"),
+    Column("http_p99_ms", "Latency over HTTP, p99", "ms an image", "less", _tax(lambda t: t.p99_ms), True, "p99"),
+    Column("http_images_per_s", "Throughput over HTTP", "images/s", "more", _tax(lambda t: t.images_per_s), True,
+           "images/s", beside=_low_to_high),
+    Column("http_server_rate", "Load held over HTTP, Server", "images/s", "more", _tax(lambda t: t.server_rate), True,
+           "held/s"),
     Column("rss_mb", "Memory, peak", "MB", "less", lambda x: _per(x.row.peak_rss_bytes, 1e6, 1), True, "RSS MB"),
     Column("load_ms", "Time to load", "ms", "less", _detail(lambda d: d.load_ms), True),
     Column("energy_mj", "Energy, Offline", "mJ an image", "less", _detail(lambda d: d.package_mj), True),

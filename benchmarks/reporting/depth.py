@@ -10,7 +10,7 @@ from benchmarks.judging.compare import Group, Line
 from benchmarks.measuring.corrupt import CORRUPTIONS
 from benchmarks.measuring.server import HELD, TRIES
 from benchmarks.measuring.turns import SETTLE
-from benchmarks.reporting import words
+from benchmarks.reporting import over_http, words
 from benchmarks.results import Results
 
 
@@ -20,6 +20,7 @@ def context(results: Results, groups: list[Group]) -> dict[str, Any]:
     return {
         "energy": any(detail.package_mj is not None for detail in details),
         "taxed": any(detail.tax for detail in details),
+        "over_http": over_http.columns(results),
         "roof": peak_sentence(results, groups),
         "corruptions": [name for name in CORRUPTIONS if any(name in detail.robust_top1 for detail in details)],
         "mean": mean,
@@ -85,13 +86,7 @@ def method(results: Results) -> list[str]:
             f"{s.server_p99_ms:g} ms, waiting included, in {_trials(results)}; what has arrived is taken together, up "
             "to the best batch. In process: HTTP comes on top."
         )
-    if any(detail.tax for detail in details):
-        said.append(
-            f"Serving tax: the service of this project, started by bentoml serve with {results.threads} threads, "
-            f"asked {s.http_requests} times over one connection with a PNG of the data set's size. Decoding, "
-            "queueing and computing are what its answers say; transport is what the client waited beyond the service's "
-            "own time."
-        )
+    said += over_http.method(results)
     if results.http_reason:
         said.append(f"The serving tax could not be measured: {results.http_reason}.")
     said += [f"No serving tax of {name}: {d.tax_reason}." for name, d in results.details.items() if d.tax_reason]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ from benchmarks.measuring.turns import Turns
 from benchmarks.reporting.depth import method
 from benchmarks.results import Results, Roofline, Settings, read
 from catalog import KilnError, Store, Variant
+from tests.benchmarks.conftest import linear_onnx, write_model, write_variant
 
 Ran = tuple[Path, "subprocess.CompletedProcess[str]"]
 MEASURED = ["onnx-fp32", "onnx-int8"]
@@ -162,15 +164,26 @@ def test_answers_are_taken_from_an_earlier_run(
     assert again.roofline.fp32_macs_per_s == 7 and next(peaks, None) is None  # before, between and after the passes
 
 
+@dataclasses.dataclass
+class Slow:
+    """A stand-in for the service, whose answers are slow by known amounts."""
+
+    port: int
+    asked: list[str]  # paths, in order
+    name: str = "slow"
+
+    def cpu_s(self) -> float:
+        return 0.0
+
+
 @pytest.fixture
-def slow_service() -> Iterator[tuple[int, list[str]]]:
-    """A stand-in for the service, whose answers are slow by known amounts; its port, and the paths it was asked."""
+def slow_service() -> Iterator[Slow]:
     import http.server
     import threading
 
     asked: list[str] = []
 
-    class Slow(http.server.BaseHTTPRequestHandler):
+    class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
@@ -189,45 +202,101 @@ def slow_service() -> Iterator[tuple[int, list[str]]]:
         def log_message(self, *_: object) -> None:
             """Nothing."""
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port, asked
+        yield Slow(server.server_port, asked)
         server.shutdown()
 
 
-def test_the_tax_is_split_by_what_the_service_says(tiny_store: Store, slow_service: tuple[int, list[str]]) -> None:
-    (port, asked), png = slow_service, tax.image(tiny_store, "tiny")
-    fp32 = Variant("tiny", "onnx")
-    found = tax.ask(port, fp32, png, 20)
-    assert (found.decode_ms, found.queue_ms, found.compute_ms, found.handling_ms) == (1.0, 0.25, 2.0, 0.75)
-    assert found.requests == 20 and found.http_ms > 4.0
-    assert found.transport_ms == pytest.approx(found.http_ms - 4.0, abs=1e-3)
+def test_the_tax_is_split_by_what_the_service_says(tiny_store: Store, slow_service: Slow) -> None:
+    def asked(**changes: str) -> tax.Asked:
+        variant = dataclasses.replace(Variant("tiny", "onnx"), **changes)
+        return tax.Asked(variant, tax.request(variant, tax.image(tiny_store, "tiny")))
+
+    server: Any = slow_service
+    found = tax.ask(server, asked(), 20, 10.0)
+    assert len(found) == 20 and slow_service.asked[0] == "/predict?model=tiny&version=onnx-fp32"
+    for one in found:
+        assert (one["decode"], one["queue"], one["compute"], one["handling"]) == (1.0, 0.25, 2.0, 0.75)
+        assert one["http"] > 4.0 and one["transport"] == pytest.approx(one["http"] - 4.0)
+    assert 0 < len(tax.ask(server, asked(), 1000, 0.05)) < 1000
     with pytest.raises(KilnError, match="answered 503 for tiny/onnx-int8"):
-        tax.ask(port, dataclasses.replace(fp32, precision="int8"), png, 5)
+        tax.ask(server, asked(precision="int8"), 5, 10.0)
     with pytest.raises(KilnError, match="did not say how long tiny/silent-onnx-fp32 took"):
-        tax.ask(port, dataclasses.replace(fp32, transform="silent"), png, 5)
-    assert asked[0] == "/predict?model=tiny&version=onnx-fp32"
+        tax.ask(server, asked(transform="silent"), 5, 10.0)
+
+
+LITTLE = {"http_requests": 20, "http_rounds": 4, "http_seconds": 0.1, "http_connections": 4, "server_seconds": 0.05}
+
+
+def lean(results: Results, **settings: Any) -> Results:
+    """The same run, to be asked over HTTP for moments."""
+    return dataclasses.replace(results, settings=dataclasses.replace(results.settings, **{**LITTLE, **settings}))
 
 
 def test_a_bad_answer_costs_the_other_variants_nothing(
-    results: Results, tiny_store: Store, slow_service: tuple[int, list[str]], monkeypatch: pytest.MonkeyPatch
+    results: Results, tiny_store: Store, slow_service: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tax, "_service", lambda store, threads: nullcontext(slow_service[0]))
+    monkeypatch.setattr(tax, "_service", lambda store, threads: nullcontext(slow_service))
     for seed in range(2):  # whichever comes first
-        found = tax.measured(dataclasses.replace(results, seed=seed), tiny_store)
+        found = tax.measured(dataclasses.replace(lean(results), seed=seed), tiny_store)
         fp32, int8 = found.details["tiny/onnx-fp32"], found.details["tiny/onnx-int8"]
         assert fp32.tax and not fp32.tax_reason and not found.http_reason
         assert not int8.tax and "answered 503 for tiny/onnx-int8" in int8.tax_reason
     assert any("No serving tax of tiny/onnx-int8: the service answered 503" in point for point in method(found))
 
 
+def test_variants_take_turns_over_http(
+    results: Results, tiny_store: Store, slow_service: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight rounds of two variants, none of which has more than two turns in a row."""
+    monkeypatch.setattr(tax, "_service", lambda store, threads: nullcontext(slow_service))
+    other = next(row for row in results.rows if row.variant.version == "onnx-fp32")
+    other = dataclasses.replace(other, variant=dataclasses.replace(other.variant, transform="other"))
+    rows = [*(row for row in results.rows if row.variant.version != "onnx-int8"), other]
+    details = {**results.details, str(other.variant): results.details["tiny/onnx-fp32"]}
+    whole = dataclasses.replace(lean(results, http_rounds=8, http_requests=8, http_seconds=0.0), rows=rows)
+    found = tax.measured(dataclasses.replace(whole, details=details), tiny_store)
+    turns = [len(list(run)) for _, run in itertools.groupby(slow_service.asked[2 * tax.WARM :])]
+    assert sum(turns) == 8 * 2 * (tax.WARM_TURN + 1) and max(turns) <= 2 * (tax.WARM_TURN + 1)
+    for name in ("tiny/onnx-fp32", "tiny/other-onnx-fp32"):
+        told = found.details[name].tax
+        assert told and told.requests == len(told.rounds) == 8 and told.images_per_s is None
+
+
+def test_the_tax_of_the_real_service(results: Results, digits: Any, tmp_path: Path) -> None:
+    """`bentoml serve` over a small store: what it says of each stage adds up to what the client waited."""
+    store = Store(tmp_path)
+    write_model(store, digits)
+    for precision, levels in (("fp32", 0), ("int8", 15)):
+        write_variant(store, digits, Variant("tiny", "onnx", precision), linear_onnx(digits, levels))
+    found = tax.measured(lean(results, http_requests=60, server_p99_ms=500.0), store)
+    assert not found.http_reason and found.http_seconds and len(found.http_load_before) == 3
+    assert found.http_others_percent is not None and found.http_steal_percent is not None
+    for version in MEASURED:
+        detail = found.details[f"tiny/{version}"]
+        told = detail.tax
+        assert told is not None, detail.tax_reason
+        assert told.requests == 60 and len(told.rounds) == 4
+        assert told.p90_ms and told.p99_ms and told.http_ms <= told.p90_ms <= told.p99_ms
+        assert min(told.decode_ms, told.compute_ms, told.handling_ms, told.transport_ms) > 0 <= told.queue_ms
+        assert told.beside_ms + told.compute_ms == pytest.approx(told.http_ms, rel=0.25)
+        spread = [one.http_ms for one in told.rounds]
+        assert min(spread) <= told.http_ms <= max(spread)
+        rates = [one.images_per_s or 0.0 for one in told.rounds]
+        assert told.images_per_s and 0 < min(rates) <= told.images_per_s <= max(rates)
+        assert told.server_rate and told.server_rate < told.images_per_s and 0 < (told.server_p99_ms or 0) <= 500
+        assert told.server_trials[0][0] == pytest.approx(0.95 * told.images_per_s, abs=0.1)
+    assert any("Offline over HTTP" in point and "Server over HTTP" in point for point in method(found))
+
+
 def test_a_service_that_does_not_start_leaves_its_reason(
     results: Results, tiny_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def broken(store: Store, threads: int) -> Iterator[int]:
+    def broken(store: Store, threads: int) -> Iterator[Any]:
         raise KilnError(f"a file in {tiny_store.root.resolve()} is corrupt")
-        yield 0
+        yield
 
     monkeypatch.setattr(tax, "_service", broken)
     found = tax.measured(results, tiny_store)
