@@ -280,7 +280,7 @@ def test_the_tax_of_the_real_service(results: Results, digits: Any, tmp_path: Pa
         assert told.requests == 60 and len(told.rounds) == 4
         assert told.p90_ms and told.p99_ms and told.http_ms <= told.p90_ms <= told.p99_ms
         assert min(told.decode_ms, told.compute_ms, told.handling_ms, told.transport_ms) > 0 <= told.queue_ms
-        assert told.beside_ms + told.compute_ms == pytest.approx(told.http_ms, rel=0.25)
+        assert told.beside_ms + told.compute_ms == pytest.approx(told.http_ms, rel=0.4)
         spread = [one.http_ms for one in told.rounds]
         assert min(spread) <= told.http_ms <= max(spread)
         rates = [one.images_per_s or 0.0 for one in told.rounds]
