@@ -104,7 +104,7 @@ repeatability: $(READY) ## Measure three times and fail where the runs do not ag
 	$(BIN)/python -m benchmarks.repeat --store $(STORE) --threads $(THREADS) $(if $(MODELS),--models $(MODELS))
 
 .PHONY: scale
-scale: $(READY) ## Hold the simulation against real workers, and write docs/scale.md
+scale: $(READY) ## Hold the simulation against the real service (two minutes), and write docs/scale.md
 	$(BIN)/python -m benchmarks.scale check
 	$(BIN)/python -m benchmarks.scale page
 

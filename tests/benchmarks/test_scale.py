@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+import catalog
 from benchmarks import results, scale
-from benchmarks.reporting import words
+from benchmarks.measuring import tax
 from benchmarks.results import Results
-from benchmarks.scale import fleet, worker
+from benchmarks.scale import fleet, real
 from benchmarks.scale.fleet import Service, held, needed, piled_up, simulate, surge
-from catalog import ROOT, KilnError, Variant
+from catalog import ROOT, KilnError, Store, Variant
+from tests.benchmarks.conftest import linear_onnx, write_model, write_variant
 
 ALONE = Service({1: 0.001}, 1)  # a thousand a second, one at a time, always as long
 
@@ -120,30 +123,95 @@ def test_the_careful_column_leaves_room_for_what_the_check_found(golden: Results
     assert hopeless["careful"] is None
 
 
-def test_the_page_says_how_far_real_workers_were_off() -> None:
-    check = json.loads(scale.CHECK.read_text())
-    factors = [row["p99_ms"] / row["simulated_p99_ms"] for row in check["rows"]]
-    page = scale.PAGE.read_text(encoding="utf-8")
-    assert f"{words.digits(min(factors))} to {words.digits(max(factors))} times the simulated one" in page
-    assert "in replicas of 2 threads" in page
+def checked(factors: tuple[float, ...] = (1.5, 2.0, 4.0), others: float = 1.0) -> real.Check:
+    """A check of known factors."""
+    rows = [
+        real.Compared(
+            workers=1,
+            share=0.3,
+            capacity=1000.0,
+            rate=300.0,
+            http_us=700.0,
+            p50_ms=1.0,
+            p99_ms=2.0 * factor,
+            simulated_p50_ms=0.9,
+            simulated_p99_ms=2.0,
+            factor=factor,
+        )
+        for factor in factors
+    ]
+    return real.Check("tiny/onnx-int8", "a CPU", "2026-11-21T00:00:00Z", 2.0, 5, 0.1, others, 0.0, rows)
 
 
-def test_both_spreads_end_at_the_p99(golden: Results) -> None:
+@pytest.fixture
+def check_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the page looks for the check; there is none yet."""
+    monkeypatch.setattr(scale, "CHECK", tmp_path / "check.json")
+    return tmp_path / "check.json"
+
+
+@pytest.fixture
+def one_row(golden: Results) -> Results:
+    """The golden run, had it been of one variant: a page is quickly made of it."""
+    return dataclasses.replace(golden, rows=[row for row in golden.rows if str(row.variant) == "lenet/onnx-int8"])
+
+
+def test_the_page_says_how_far_the_real_service_was_off(one_row: Results, check_file: Path) -> None:
+    without = scale.text(one_row, "x.json")
+    assert "has not been measured yet" in without and "careful" not in without and "Not yet on this machine" in without
+    check_file.write_text(json.dumps(dataclasses.asdict(checked())))
+    page = scale.text(one_row, "x.json")
+    assert "had a p99 1.50 to 4.00 times the simulated one" in page and "in the middle 2.00 times" in page
+    assert "simulated p99 stays under 7.50 ms" in page and "in replicas of 2 threads" in page
+    assert "| 1 | 30% | 300 | 700 | 1.00 | 0.900 | 3.00 | 2.00 | 1.50 |" in page and "machine was busy" not in page
+    check_file.write_text(json.dumps(dataclasses.asdict(checked((0.5, 0.8), others=31.0))))
+    page = scale.text(one_row, "x.json")
+    assert "simulated p99 stays under 15.0 ms" in page  # better than simulated is no reason to take less
+    assert "The machine was busy (other processes took 31% of the processors' time): check again" in page
+
+
+def test_http_costs_what_the_run_measured(golden: Results, one_row: Results) -> None:
+    each = sorted(1e3 * detail.tax.beside_ms for detail in golden.details.values() if detail.tax)
+    http = scale.http_cost(golden)
+    assert (http.how, http.variants, http.low_us, http.high_us) == ("measured", len(each), each[0], each[-1])
+    assert http.us == pytest.approx(each[len(each) // 2], rel=0.1)
+    assert f"with {http.us:,.0f} µs for HTTP a request, as this run measured it" in scale.text(one_row, "x.json")
+    untaxed = {name: dataclasses.replace(detail, tax=None) for name, detail in golden.details.items()}
+    bare = dataclasses.replace(one_row, details=untaxed)
+    assert scale.http_cost(bare) == scale.Http(scale.ASSUMED_US, "assumed")
+    assert "which is an assumption, since this run measured nothing over HTTP" in scale.text(bare, "x.json")
+    assert "with 123 µs for HTTP a request, as the page was told" in scale.text(one_row, "x.json", 123.0)
+
+
+def test_the_check_runs_the_real_service(digits: Any, tmp_path: Path) -> None:
+    """With one worker and with two: what a load simulates to is there beside what its clients saw."""
+    store = Store(tmp_path / "store")
+    write_model(store, digits)
+    write_variant(store, digits, Variant("tiny", "onnx"), linear_onnx(digits))
+    arguments = ["check", "tiny", "onnx-fp32", "--store", str(store.root), "--seconds", "0.3", "--rounds", "1"]
+    done = CliRunner().invoke(scale.app, [*arguments, "--out", str(tmp_path / "check.json")])
+    assert done.exit_code == 0, done.output
+    found = catalog.from_json(real.Check, json.loads((tmp_path / "check.json").read_text()))
+    assert [(row.workers, row.share) for row in found.rows] == [(n, share) for n in (1, 2) for share in real.LOADS]
+    assert found.variant == "tiny/onnx-fp32" and found.others_percent is not None
+    for row in found.rows:
+        assert 0 < row.p50_ms <= row.p99_ms and 0 < row.simulated_p50_ms <= row.simulated_p99_ms
+        assert row.rate == pytest.approx(row.share * row.capacity, rel=1e-3)
+        assert row.factor == pytest.approx(row.p99_ms / row.simulated_p99_ms, rel=0.01)
+        assert 1e3 * row.simulated_p50_ms >= 0.5 * row.http_us > 0  # HTTP is in what is simulated
+    assert done.output.count("times the simulated") == len(found.rows)
+    assert ("machine was busy" in " ".join(done.output.split())) == bool(found.warning)
+
+
+def test_both_spreads_end_at_the_p99(golden: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     row = next(row for row in golden.rows if row.variant == Variant("mobilenetv2", "onnx", "int8"))
     measured = fleet.service(row, golden.details[str(row.variant)]).spread_s
-    checked = worker._service({1: 0.001}, {1: [0.001] * 2000 + [0.002] * 30 + [0.1]})["spread_s"]
-    assert measured[3] == measured[4] and checked[3] == checked[4] == pytest.approx(0.001)
-
-
-def test_workers_that_take_too_long_are_stopped() -> None:
-    sleeping = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2)]
-    with pytest.raises(KilnError, match="not done after 0 s; fewer --seconds or --rounds"):
-        scale._await(sleeping, 0.1)
-    assert all(child.poll() for child in sleeping)
-    with pytest.raises(KilnError, match="a worker failed"):
-        scale._await([subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])], 30)
-    job = {"seconds": 40.0, "rounds": 5}
-    assert worker.seconds(job) > 2 * 5 * len(worker.LOADS) * 40
+    monkeypatch.setattr(real, "_times", lambda call, seconds: [0.001] * 2000 + [0.002] * 30 + [0.1])
+    monkeypatch.setattr(tax, "ask", lambda *_: [{"http": 2.0, "compute": 1.25}])
+    nothing: Any = None
+    here = real.service(nothing, nothing, lambda size: None)
+    assert measured[3] == measured[4] and here.spread_s[3] == here.spread_s[4] == pytest.approx(0.001)
+    assert here.http_s == pytest.approx(0.00075) and here.cores == 1 and set(here.batch_s) == set(real.SIZES)
 
 
 def test_the_committed_page_is_what_some_committed_results_give() -> None:
@@ -154,8 +222,6 @@ def test_the_committed_page_is_what_some_committed_results_give() -> None:
 
 
 def test_nothing_to_serve_is_said(golden: Results, tmp_path: Path) -> None:
-    import dataclasses
-
     rows = [dataclasses.replace(row, status="failed", reason="no", accuracy=None, p50_ms=None) for row in golden.rows]
     with pytest.raises(KilnError, match="no variant that serving could take"):
         scale.text(dataclasses.replace(golden, rows=rows), "x.json")
