@@ -123,8 +123,13 @@ def _why(taken: Measurement, policy: Policy, parent_top1: float, eligible: int, 
     assert taken.accuracy is not None
     best = {"latency": "fastest", "throughput": "fastest in batches", "size": "smallest", "accuracy": "most accurate"}
     limit = f" and {words.kilobytes(policy.max_size_bytes)} kB" if policy.max_size_bytes is not None else ""
+    among = (
+        f"{best[policy.objective]} of the {eligible} variants (of {rows})"
+        if eligible > 1
+        else f"only one of {rows} variants"
+    )
     return (
-        f"{taken.variant.version} is the {best[policy.objective]} of {eligible} variants (of {rows}) within "
+        f"{taken.variant.version} is the {among} that can be served within "
         f"{policy.max_accuracy_drop:g} points of accuracy{limit}: {figure(taken, 'latency')}, "
         f"{figure(taken, 'size')}, {figure(taken, 'accuracy')} right "
         f"({words.points(round(taken.accuracy.top1 - parent_top1, 2))} points)."

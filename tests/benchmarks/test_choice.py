@@ -53,6 +53,17 @@ def test_the_best_within_the_budgets(shelf: Store, golden: Results, asked: dict[
     assert "agrees with its parent" in reasons["prune80-onnx-int8"]
 
 
+def test_the_reason_counts_those_that_may_be_served(shelf: Store, golden: Results) -> None:
+    only = choose.choose(golden, Policy("mobilenetv2", max_accuracy_drop=0.5, max_size_bytes=3_000_000), shelf)
+    assert only.why.startswith(
+        "onnx-int8 is the only one of 6 variants that can be served within 0.5 points of accuracy and 3,000"
+    )
+    several = choose.choose(golden, Policy("mobilenetv2", max_accuracy_drop=0.5), shelf)
+    assert several.why.startswith(
+        "onnx-int8 is the fastest of the 3 variants (of 6) that can be served within 0.5 points"
+    )
+
+
 def test_what_serving_could_not_take_is_not_chosen(shelf: Store, golden: Results) -> None:
     (shelf.model_dir("mobilenetv2") / "variants" / "onnx-int8" / catalog.CARD).unlink()
     choice = choose.choose(golden, Policy("mobilenetv2", max_accuracy_drop=0.5), shelf)
