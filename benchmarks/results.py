@@ -247,7 +247,8 @@ class Detail:
     `p50_low_ms` and `p50_high_ms` are the lowest and highest median of the passes, or of five consecutive fifths of the
     rounds where there was one pass. `lost` and `won` count test images that `against` has right and this variant
     wrong, and the reverse; `mcnemar_p` is McNemar's exact two-sided p for them, `mcnemar_holm` the same after Holm's
-    correction over all variants of the run. Lists `by class` are in the order of the class names.
+    correction over all variants of the run. Lists `by class` are in the order of the class names. `robust_errors` are
+    the standard errors of the changes on corrupted images against `against`, paired over the images.
     """
 
     position: int  # in the first random order, from 0
@@ -281,6 +282,8 @@ class Detail:
     robust_images: int = 0
     robust_clean_top1: float | None = None  # percent, on the images that were then corrupted
     robust_top1: dict[str, list[float]] = field(default_factory=dict)  # percent, by corruption, severities ascending
+    robust_errors: dict[str, float] = field(default_factory=dict)  # points, by corruption and of `all`, see above
+    robust_holm: float | None = None  # two-sided p of the change on all corrupted images, after Holm's correction
     reused: bool = False  # predictions of the same file on the same images, kept from an earlier run
     work: Work | None = None
     tax: Tax | None = None

@@ -20,7 +20,8 @@ class Bound:
     """One scenario against the roofline.
 
     `compute` and `memory` are the shares of the measured time that the arithmetic and the traffic would take at the
-    machine's peak; `compute` is therefore also the share of the peak that was achieved. What neither explains is
+    machine's peak, int8's for int8 and fp32's for every other precision, half ones too; `compute` is therefore also
+    the share of that peak that was achieved. What neither explains is
     overhead: calls, layout changes, operators that multiply nothing, kernels that do not fit the shapes.
     """
 

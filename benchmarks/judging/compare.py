@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
 from dataclasses import dataclass, replace
 
+from benchmarks.judging import intervals
 from benchmarks.judging.bound import Bound, bound
+from benchmarks.judging.fronts import OF_ACCURACY, PAIRS, front, tied
 from benchmarks.judging.pairs import float_parent
 from benchmarks.judging.speed import Speed, in_batches, one_by_one
 from benchmarks.results import Detail, Results
@@ -13,7 +15,7 @@ from catalog import Measurement, Policy, Variant, servable
 
 BUDGET_POINTS = 0.5  # accuracy a variant may lose to its float parent and still be called as accurate
 SMALLER = 1.1
-LESS_ROBUST = 1.0  # points on corrupted images, relative to the parent's, from which a verdict says so
+HALVES = ("fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -23,22 +25,32 @@ class Line:
     row: Measurement
     detail: Detail | None
     change_points: float | None  # top-1 against the float parent
+    change_span: tuple[float, float] | None  # its paired 95% interval; None for the parent, and without one in the run
     size_ratio: float | None
     speed: Speed | None  # one by one
     throughput: Speed | None  # in batches
     verdict: str
     chosen: bool = False
     pareto: tuple[str, ...] = ()  # the pairs of figures in which no other that passed on this data set beats it
+    ties: tuple[str, ...] = ()  # those of them that it owes to a lead in accuracy that may be chance
     single: Bound | None = None
     offline: Bound | None = None
     robust_top1: float | None = None  # percent, mean over all corruptions and severities
     robust_change: float | None = None  # points of it against the float parent
-    worst_class: tuple[int, float] | None = None  # index of the class that lost most, and its change in points
+    robust_worse: frozenset[str] = frozenset()  # corruptions, and `all`, with a loss that is large and beyond chance
+    class_changes: tuple[float, ...] = ()  # points of every class against the float parent
 
     @property
     def measured(self) -> bool:
         """Whether the row has figures."""
         return self.row.status != "failed"
+
+    @property
+    def worst_class(self) -> tuple[int, float] | None:
+        """Index of the class that lost most, and its change in points."""
+        if not self.class_changes:
+            return None
+        return min(enumerate(self.class_changes), key=lambda pair: pair[1])
 
     @property
     def speed_up(self) -> float | None:
@@ -83,35 +95,32 @@ def groups(results: Results) -> list[Group]:
 def _lines(results: Results, models: list[str]) -> list[Line]:
     lines = [line for model in models for line in _of_model(results, model)]
     may = [i for i, line in enumerate(lines) if line.row.status == "ok" and line.change_points is not None]
-    fronts = {pair: front([of(lines[i].row) for i in may]) for pair, of in PAIRS.items()}
+    points = {pair: [of(lines[i].row) for i in may] for pair, of in PAIRS.items()}
+    ahead = {pair: front(of) for pair, of in points.items()}
+    found = [lines[i] for i in may]
     for place, index in enumerate(may):
-        pareto = tuple(pair for pair, ahead in fronts.items() if place in ahead)
-        lines[index] = replace(lines[index], pareto=pareto)
+        pareto = tuple(pair for pair in PAIRS if place in ahead[pair])
+        owed = [pair for pair in pareto if pair in OF_ACCURACY]
+        ties = [pair for pair in owed if tied(place, points[pair], lambda i, j: _margin(found[i], found[j]))]
+        lines[index] = replace(lines[index], pareto=pareto, ties=tuple(ties))
     return lines
 
 
-def _top1(row: Measurement) -> float:
-    return row.accuracy.top1 if row.accuracy else 0.0
+def _margin(line: Line, other: Line) -> float:
+    """Points of accuracy that two variants must lie apart: both intervals' halves, as if they were independent.
+
+    Of one model these are of the changes against the parent, whose own is known exactly; of two models, Wilson's.
+    """
+    same = line.row.variant.model == other.row.variant.model and (line.change_span or other.change_span)
+    return math.hypot(*((_half_change(one) if same else _half_wilson(one)) for one in (line, other)))
 
 
-LATENCY_PAIR, SIZE_PAIR = "accuracy/latency", "accuracy/size"
-# (cost, gain) of a measured row
-PAIRS: dict[str, Callable[[Measurement], tuple[float, float]]] = {
-    LATENCY_PAIR: lambda row: (row.p50_ms or 0.0, _top1(row)),
-    SIZE_PAIR: lambda row: (row.size_bytes or 0, _top1(row)),
-    "accuracy/throughput": lambda row: (-(row.images_per_s or 0.0), _top1(row)),
-    "latency/size": lambda row: (row.p50_ms or 0.0, -(row.size_bytes or 0)),
-}
+def _half_change(line: Line) -> float:
+    return (line.change_span[1] - line.change_span[0]) / 2 if line.change_span else 0.0
 
 
-def front(points: Sequence[tuple[float, ...]]) -> set[int]:
-    """Indices of the (cost, …, gain) points that no other beats in one figure without losing in another."""
-
-    def beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-        cheaper = all(a <= b for a, b in zip(one[:-1], other[:-1], strict=True))
-        return cheaper and one[-1] >= other[-1] and one != other
-
-    return {i for i, point in enumerate(points) if not any(beats(other, point) for other in points)}
+def _half_wilson(line: Line) -> float:
+    return (line.row.accuracy.high - line.row.accuracy.low) / 2 if line.row.accuracy else 0.0
 
 
 def _of_model(results: Results, model: str) -> list[Line]:
@@ -134,12 +143,14 @@ def _line(
 ) -> Line:
     detail = results.details.get(str(row.variant))
     if row.status == "failed" or row.accuracy is None or detail is None:
-        return Line(row, detail, None, None, None, None, row.reason or "not measured")
+        return Line(row, detail, None, None, None, None, None, row.reason or "not measured")
+    flips = None if detail.lost is None or detail.won is None else (detail.lost, detail.won)
     before = results.details.get(str(reference.variant)) if reference else None
     line = Line(
         row=row,
         detail=detail,
         change_points=round(row.accuracy.top1 - parent_top1, 4),
+        change_span=intervals.change(*flips, row.accuracy.images) if flips else None,
         size_ratio=_ratio(reference.size_bytes, row.size_bytes) if reference else None,
         speed=one_by_one(row, detail, reference, before) if reference and before else None,
         throughput=in_batches(row, detail, reference, before) if reference and before else None,
@@ -150,27 +161,26 @@ def _line(
 
 
 def _in_depth(line: Line, detail: Detail, results: Results, parent: Detail | None) -> Line:
-    """The line with its bounds, its robustness and its worst class."""
+    """The line with its bounds, its robustness and what became of each class."""
     robust, before = mean_robust(detail), mean_robust(parent) if parent else None
-    worst = None
+    classes: tuple[float, ...] = ()
     if parent and detail.top1_by_class and detail is not parent:
-        changes = [a - b for a, b in zip(detail.top1_by_class, parent.top1_by_class, strict=True)]
-        index = min(range(len(changes)), key=lambda i: changes[i])
-        worst = index, round(changes[index], 2)
+        pairs = zip(detail.top1_by_class, parent.top1_by_class, strict=True)
+        classes = tuple(round(after - before, 2) for after, before in pairs)
     return replace(
         line,
         single=bound(line.row, detail, results.roofline, offline=False),
         offline=bound(line.row, detail, results.roofline, offline=True),
         robust_top1=robust,
         robust_change=round(robust - before, 2) if robust is not None and before is not None else None,
-        worst_class=worst,
+        robust_worse=intervals.robust_worse(detail, parent) if parent and detail is not parent else frozenset(),
+        class_changes=classes,
     )
 
 
 def mean_robust(detail: Detail) -> float | None:
     """Top-1 in percent over all corrupted images; None where there were none."""
-    shares = [share for severities in detail.robust_top1.values() for share in severities]
-    return sum(shares) / len(shares) if shares else None
+    return intervals.mean_robust(detail) if detail.robust_top1 else None
 
 
 def _ratio(above: float | None, below: float | None) -> float | None:
@@ -189,8 +199,8 @@ def _verdict(line: Line, is_parent: bool, is_reference: bool) -> str:
     else:
         words += _cost_words(line, line.speed.word, line.throughput.word)
     words.append("the reference for accuracy" if is_parent else _accuracy_word(line))
-    if line.robust_change is not None and line.robust_change <= -LESS_ROBUST:
-        words.append("less robust")
+    if line.robust_change is not None and line.robust_change <= -intervals.LESS_ROBUST:
+        words.append(("" if intervals.ALL in line.robust_worse else "perhaps ") + "less robust")
     if line.detail and not line.detail.settled:
         words.append("unstable: latency had not settled")
     if row.status == "below-floor":
@@ -210,6 +220,8 @@ def _cost_words(line: Line, single: str, batches: str) -> list[str]:
 
 
 def _kind(variant: Variant) -> str:
+    if variant.precision in HALVES:
+        return "half precision"
     if variant.precision != "fp32":
         return "quantized"
     kinds = {"prune": "sparse", "cluster": "clustered"}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.judging import intervals
 from benchmarks.measuring.corrupt import CORRUPTIONS
 from benchmarks.measuring.predictions import Predictions
 from benchmarks.results import Detail
@@ -85,9 +86,13 @@ def paired(
     variants: list[Variant],
     predictions: Mapping[str, Predictions],
     labels: Callable[[str], Labels],
+    subset: Callable[[str], Labels],
 ) -> dict[str, Detail]:
-    """The details with flips against each model's float parent filled in, where both were measured."""
-    filled, p_values = dict(details), dict[str, float]()
+    """The details with what is told by holding each variant's answers against its float parent's, image by image.
+
+    `labels` and `subset` give a model's labels and which of its test images were corrupted.
+    """
+    filled, p_values, robust_p = dict(details), dict[str, float](), dict[str, float]()
     for variant in variants:
         name = str(variant)
         parent = float_parent(variants, variant.model, set(predictions))
@@ -100,6 +105,23 @@ def paired(
         filled[name] = dataclasses.replace(
             details[name], against=parent.version, lost=lost, won=won, mcnemar_p=round(p_values[name], 6)
         )
+        if predictions[name].corrupted.size and predictions[str(parent)].corrupted.size:
+            by_image = robust_changes(predictions[name], predictions[str(parent)], truth[subset(variant.model)])
+            errors = {kind: round(intervals.paired_error(found), 4) for kind, found in by_image.items()}
+            robust_p[name] = intervals.chance_of(100 * by_image[intervals.ALL].mean(), errors[intervals.ALL])
+            filled[name] = dataclasses.replace(filled[name], robust_errors=errors)
     for name, p in holm(p_values).items():
         filled[name] = dataclasses.replace(filled[name], mcnemar_holm=round(p, 6))
+    for name, p in holm(robust_p).items():
+        filled[name] = dataclasses.replace(filled[name], robust_holm=round(p, 6))
     return filled
+
+
+def robust_changes(told: Predictions, parent: Predictions, truth: Labels) -> dict[str, NDArray[np.float64]]:
+    """How much oftener a variant is right than its parent about each corrupted image, -1..1, by corruption and of all.
+
+    `truth` holds the labels of the images that were corrupted; of each, the mean over the severities.
+    """
+    right, before = ((one.corrupted == truth).mean(axis=1) for one in (told, parent))
+    changes = right - before
+    return {**dict(zip(CORRUPTIONS, changes, strict=True)), intervals.ALL: changes.mean(axis=0)}

@@ -224,7 +224,9 @@ class Run:
             details[name] = dataclasses.replace(detail, reused=trying.reused, work=counted)
             told[name] = trying.told
             rows.append(dataclasses.replace(row, accuracy=pairs.accuracy(trying.told, labels)))
-        return rows, pairs.paired(details, [t.candidate.variant for t in tries.values()], told, splits.labels)
+        return rows, pairs.paired(
+            details, [t.candidate.variant for t in tries.values()], told, splits.labels, splits.subset
+        )
 
     def _tidy(self, reason: str) -> str:
         """One line, without the folders of this machine: reports travel."""

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.judging.compare import LATENCY_PAIR, SIZE_PAIR, Group, Line
+from benchmarks.judging.compare import Group, Line
+from benchmarks.judging.fronts import LATENCY_PAIR, SIZE_PAIR
 from benchmarks.reporting import words
 from benchmarks.reporting.naming import Named, name_points
 from benchmarks.reporting.palette import CSS, LIGHT, MODELS, VARIABLES, Theme, marker

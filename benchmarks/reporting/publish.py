@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from benchmarks import scale
-from benchmarks.judging import compare
+from benchmarks.judging import compare, fronts
 from benchmarks.reporting import columns, palette, plots, prose
 from benchmarks.results import Results
 from catalog import ROOT, KilnError, write_atomic
@@ -70,7 +70,7 @@ def page(results: Results) -> str:
 
 def _worth_a_row(group: compare.Group, model: str) -> list[compare.Line]:
     lines = [line for line in group.lines if line.row.status == "ok" and line.row.variant.model == model]
-    ahead = compare.front(
+    ahead = fronts.front(
         [
             (
                 row.p50_ms or 0.0,

@@ -60,12 +60,36 @@ def test_correction_is_over_all_variants_of_all_models() -> None:
         name: Predictions((np.arange(30) < wrong.get(name, 0)).astype(np.int64), np.ones(30, np.float32), NONE)
         for name in details
     }
-    found = pairs.paired(details, variants, told, lambda model: labels)
+    found = pairs.paired(details, variants, told, lambda model: labels, lambda model: labels[:0])
     worst, other = found["m/onnx-int8"], found["n/onnx-int8"]
     assert (worst.lost, worst.won, worst.mcnemar_p) == (8, 0, round(2 / 2**8, 6))
     assert worst.mcnemar_holm == pytest.approx(4 / 2**8, abs=1e-6)
     assert other.mcnemar_p == other.mcnemar_holm == pytest.approx(2 / 2**6)
     assert found["m/onnx-fp32"].mcnemar_holm is None
+
+
+def test_the_change_on_corrupted_images_is_judged_image_by_image() -> None:
+    labels, chosen = np.zeros(40, np.int64), np.arange(0, 40, 2)
+    variants = [Variant("m", "onnx"), Variant("m", "onnx", "int8"), Variant("m", "litert", "int8")]
+    right = np.zeros((len(CORRUPTIONS), len(SEVERITIES), len(chosen)), np.int64)
+    some, one = right.copy(), right.copy()
+    some[:, :, :8] = 1  # eight of twenty images are lost, whatever the corruption
+    one[0, 2, 0] = 1
+    told = {
+        str(variant): Predictions(labels, np.ones(40, np.float32), answers)
+        for variant, answers in zip(variants, (right, some, one), strict=True)
+    }
+    details = {name: empty_detail() for name in told}
+    found = pairs.paired(details, variants, told, lambda model: labels, lambda model: chosen)
+    worse, same = found["m/onnx-int8"], found["m/litert-int8"]
+    assert (
+        worse.robust_errors["all"] == worse.robust_errors["blur"] == pytest.approx(100 * (0.24 / 19) ** 0.5, abs=1e-3)
+    )
+    assert worse.robust_holm is not None and worse.robust_holm < 0.001
+    assert same.robust_errors["blur"] == 0 < same.robust_errors["noise"] and same.robust_holm == pytest.approx(
+        0.3173, abs=1e-3
+    )
+    assert not found["m/onnx-fp32"].robust_errors
 
 
 def empty_detail() -> Detail:

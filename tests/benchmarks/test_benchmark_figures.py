@@ -9,7 +9,9 @@ import random
 import numpy as np
 import pytest
 
-from benchmarks.judging.compare import front, groups
+from benchmarks.judging import intervals
+from benchmarks.judging.compare import Line, groups
+from benchmarks.judging.fronts import front
 from benchmarks.judging.pairs import float_parent, mcnemar_p
 from benchmarks.measuring import process
 from benchmarks.measuring.bench_latency import rounds_for, warm_up
@@ -62,7 +64,7 @@ def verdict(results: Results, name: str) -> str:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("lenet/onnx-int8", "quantized but slower, smaller, as accurate, less robust"),
+        ("lenet/onnx-int8", "quantized but slower, smaller, as accurate, perhaps less robust"),
         ("mobilenetv2/onnx-int8", "smaller, faster, as accurate, less robust"),
         ("lenet/onnx-fp32", "the reference for size and speed, as accurate"),
         ("lenet/keras-fp32", "larger, slower, the reference for accuracy"),
@@ -208,3 +210,57 @@ def test_signs_and_ratios() -> None:
         "12.3×",
         "–",
     ]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_is_not_called_quantized(golden: Results, precision: str) -> None:
+    int8, half = Variant("lenet", "onnx", "int8"), Variant("lenet", "onnx", precision)
+    rows = [dataclasses.replace(row, variant=half) if row.variant == int8 else row for row in golden.rows]
+    details = {**golden.details, str(half): golden.details[str(int8)]}
+    found = verdict(dataclasses.replace(golden, rows=rows, details=details), str(half))
+    assert found.startswith("half precision but slower, smaller")
+
+
+def test_the_interval_of_a_change_is_that_of_paired_proportions() -> None:
+    low, high = intervals.change(80, 86, 10_000)  # by hand, with 81 and 87 of 10,002
+    assert (round(low, 3), round(high, 3)) == (-0.194, 0.314)
+    low, high = intervals.change(0, 0, 10_000)
+    assert -0.03 < low < 0 < high < 0.03
+    assert intervals.change(138, 7, 10_000)[1] < -1
+
+
+def line(results: Results, name: str) -> Line:
+    return next(line for group in groups(results) for line in group.lines if str(line.row.variant) == name)
+
+
+def test_a_lead_that_chance_may_explain_is_a_tie_on_the_front(golden: Results) -> None:
+    ahead = line(golden, "simcnn/onnx-int8")  # 0.15 points above litert-fp32, which is faster; -69 +84 images
+    assert ahead.ties == ("accuracy/latency",) and set(ahead.ties) < set(ahead.pareto)
+    far = line(golden, "mobilenetv2/onnx-int8")  # seven points above all that are faster
+    assert "accuracy/latency" in far.pareto and not far.ties
+    sure = {
+        **golden.details,
+        str(ahead.row.variant): dataclasses.replace(golden.details["simcnn/onnx-int8"], lost=0, won=15),
+    }
+    assert not line(dataclasses.replace(golden, details=sure), "simcnn/onnx-int8").ties
+
+
+def test_without_flips_a_change_has_no_interval(golden: Results) -> None:
+    details = {name: dataclasses.replace(one, lost=None, won=None) for name, one in golden.details.items()}
+    assert all(
+        line.change_span is None for g in groups(dataclasses.replace(golden, details=details)) for line in g.lines
+    )
+
+
+def test_less_robust_needs_more_than_two_standard_errors(golden: Results) -> None:
+    name = "mobilenetv2/prune80-onnx-int8"  # 6 points fewer on 300 corrupted images
+    assert "all" in line(golden, name).robust_worse and verdict(golden, name).endswith(", less robust")
+    old = dataclasses.replace(golden.details[name], robust_errors={}, robust_holm=None)
+    found = line(dataclasses.replace(golden, details={**golden.details, name: old}), name)  # two samples: error 4
+    assert not found.robust_worse and found.verdict.endswith("perhaps less robust")
+    many = {n: dataclasses.replace(one, robust_images=3000) for n, one in {**golden.details, name: old}.items()}
+    assert line(dataclasses.replace(golden, details=many), name).verdict.endswith(", less robust")
+    chance = dataclasses.replace(golden.details[name], robust_holm=0.06)
+    assert verdict(dataclasses.replace(golden, details={**golden.details, name: chance}), name).endswith(
+        "perhaps less robust"
+    )
