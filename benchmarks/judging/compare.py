@@ -73,6 +73,13 @@ class Group:
         """The variant to take of a model: the fastest that serving can load within the accuracy budget."""
         return next((line for line in self.lines if line.chosen and line.row.variant.model == model), None)
 
+    def parent_top1(self, model: str) -> float | None:
+        """The accuracy of the model's float parent in percent; None where nothing of it was measured."""
+        for line in self.lines:
+            if line.row.variant.model == model and line.row.accuracy and line.change_points is not None:
+                return line.row.accuracy.top1 - line.change_points
+        return None
+
     def reference(self, model: str) -> Line | None:
         """The model's ONNX fp32, which size and speed are held against."""
         return next((x for x in self.lines if x.measured and x.row.variant == Variant(model, "onnx")), None)

@@ -19,7 +19,8 @@ Figure = float | int | str | None
 class Column:
     """One figure. `better` is empty for what is no merit; `axis` says whether the plot offers it.
 
-    Those of `TABLE` have a heading there, `text` for the figure, and what stands `beside` it in small print.
+    Those of `TABLE` have a heading there, `text` for the figure, the `span` in which it lies, and what else stands
+    `beside` it in small print.
     """
 
     name: str
@@ -29,13 +30,18 @@ class Column:
     of: Callable[[Line], Figure]
     axis: bool = False
     head: str = ""
-    text: Callable[[float | None], str] = words.digits
+    text: Callable[[float | None], str] = words.about
+    span: Callable[[Line], str] = lambda line: ""
     beside: Callable[[Line], str] = lambda line: ""
 
     def shown(self, line: Line) -> str:
         """The figure as a table has it."""
         value = self.of(line)
         return self.text(value) if isinstance(value, int | float) else words.NONE
+
+    def notes(self, line: Line) -> list[str]:
+        """The small print under a figure."""
+        return [note for note in (self.span(line), self.beside(line)) if note]
 
 
 def _detail(of: Callable[[Detail], Figure]) -> Callable[[Line], Figure]:
@@ -48,6 +54,10 @@ def _top1(line: Line) -> Figure:
 
 def _per(number: float | None, divisor: float, digits: int = 3) -> float | None:
     return None if number is None else round(number / divisor, digits)
+
+
+def _end(line: Line, which: int) -> float | None:
+    return None if line.change_span is None else round(line.change_span[which], 4)
 
 
 def _robust(line: Line) -> Figure:
@@ -74,7 +84,21 @@ def _peak(line: Line) -> Figure:
 
 def _interval(line: Line) -> str:
     accuracy = line.row.accuracy
-    return f"{words.percent(accuracy.low)} to {words.percent(accuracy.high)}" if accuracy else ""
+    return words.span(accuracy.low, accuracy.high, words.percent) if accuracy else ""
+
+
+def _change_interval(line: Line) -> str:
+    """Nothing where every answer is the same."""
+    return words.span(*line.change_span, words.points) if line.change_span and _images(line) else ""
+
+
+def _medians(line: Line) -> str:
+    return words.span(line.detail.p50_low_ms, line.detail.p50_high_ms, words.about) if line.detail else ""
+
+
+def _rates(line: Line) -> str:
+    rates = [one.images_per_s for one in line.detail.passes] if line.detail else []
+    return words.span(min(rates), max(rates), words.about) if len(rates) > 1 else ""
 
 
 def _images(line: Line) -> str:
@@ -89,21 +113,23 @@ def _p99_held(line: Line) -> str:
     if detail is None or detail.server_rate is None:
         return ""
     if detail.server_p99_ms:
-        return f"p99 {words.digits(detail.server_p99_ms)} ms"
+        return f"p99 {words.about(detail.server_p99_ms)} ms"
     return "" if detail.server_rate else "over the limit"
 
 
 COLUMNS = (
-    Column("p50_ms", "Latency, p50", "ms an image", "less", lambda x: x.row.p50_ms, True, "p50 ms"),
+    Column("p50_ms", "Latency, p50", "ms an image", "less", lambda x: x.row.p50_ms, True, "p50 ms",
+           span=_medians),
     Column("p90_ms", "Latency, p90", "ms an image", "less", lambda x: x.row.p90_ms),
     Column("p99_ms", "Latency, p99", "ms an image", "less", lambda x: x.row.p99_ms, True, "p99",
-           beside=lambda x: f"p90 {words.digits(x.row.p90_ms)}"),
-    Column("speed_up", "Speed-up, one by one", "times", "", lambda x: x.speed_up, head="speed-up", text=words.times),
-    Column("size_kb", "Size", "kB on disk", "less", lambda x: _per(x.row.size_bytes, 1e3), True, "kB"),
-    Column("gzip_kb", "Size, gzipped", "kB", "less", lambda x: _per(x.row.gzip_bytes, 1e3), True, "gzip"),
-    Column("size_ratio", "Ratio of size", "times", "", lambda x: x.size_ratio, head="ratio", text=words.times),
+           beside=lambda x: f"p90 {words.about(x.row.p90_ms)}"),
+    Column("speed_up", "Speed-up, one by one", "times", "", lambda x: x.speed_up, head="speed-up",
+           text=words.about_times),
+    Column("size_kb", "Size", "kB on disk", "less", lambda x: _per(x.row.size_bytes, 1e3), True, "kB", words.digits),
+    Column("gzip_kb", "Size, gzipped", "kB", "less", lambda x: _per(x.row.gzip_bytes, 1e3), True, "gzip", words.digits),
+    Column("size_ratio", "Ratio of size", "times", "", lambda x: x.size_ratio, head="ratio", text=words.about_times),
     Column("images_per_s", "Throughput, Offline", "images/s", "more", lambda x: x.row.images_per_s, True, "images/s",
-           beside=lambda x: f"batch {x.row.offline_batch}"),
+           span=_rates, beside=lambda x: f"batch {x.row.offline_batch}"),
     Column("offline_batch", "Best batch", "images", "", lambda x: x.row.offline_batch),
     Column("server_rate", "Load held, Server", "images/s", "more", _detail(lambda d: d.server_rate), True, "held/s",
            beside=_p99_held),
@@ -123,8 +149,10 @@ COLUMNS = (
     Column("top1", "Accuracy, top-1", "%", "more", _top1, True, "top-1, %", words.percent, _interval),
     Column("top1_low", "Accuracy, lower end", "%", "", lambda x: x.row.accuracy.low if x.row.accuracy else None),
     Column("top1_high", "Accuracy, upper end", "%", "", lambda x: x.row.accuracy.high if x.row.accuracy else None),
-    Column("change_points", "Change", "points", "more", lambda x: x.change_points, True, "change", words.points,
-           _images),
+    Column("change_points", "Change of top-1", "points", "more", lambda x: x.change_points, True, "change",
+           words.points, _change_interval, _images),
+    Column("change_low", "Change, lower end", "points", "", lambda x: _end(x, 0)),
+    Column("change_high", "Change, upper end", "points", "", lambda x: _end(x, 1)),
     Column("lost", "Answers lost", "images", "", _detail(lambda d: d.lost)),
     Column("won", "Answers won", "images", "", _detail(lambda d: d.won)),
     Column("mcnemar_p", "McNemar's p", "", "", _detail(lambda d: d.mcnemar_p)),
@@ -139,6 +167,7 @@ COLUMNS = (
     Column("settled", "Settled", "", "", _detail(lambda d: "yes" if d.settled else "no")),
     Column("verdict", "Verdict", "", "", lambda x: x.verdict),
     Column("pareto", "Pareto-optimal in", "", "", lambda x: "; ".join(x.pareto)),
+    Column("pareto_ties", "Of these by a tie", "", "", lambda x: "; ".join(x.ties)),
 )  # fmt: skip
 TABLE = (
     "top1", "change_points", "size_kb", "gzip_kb", "size_ratio", "p50_ms", "p99_ms", "speed_up", "images_per_s",
@@ -157,6 +186,11 @@ def named(names: Iterable[str]) -> list[Column]:
     """The columns of these names, in their order."""
     known = {column.name: column for column in COLUMNS}
     return [known[name] for name in names]
+
+
+def further(groups: list[Group]) -> list[Column]:
+    """Those of the table that are not among the `BRIEF` ones."""
+    return [column for column in of_table(groups) if column.name not in BRIEF]
 
 
 def table(groups: list[Group]) -> str:

@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.judging import intervals
 from benchmarks.judging.compare import Group, Line
 from benchmarks.measuring.corrupt import CORRUPTIONS
 from benchmarks.measuring.server import HELD, TRIES
 from benchmarks.measuring.turns import SETTLE
-from benchmarks.reporting import over_http, words
+from benchmarks.reporting import legend, over_http, words
 from benchmarks.results import Results
 
 
@@ -24,8 +25,13 @@ def context(results: Results, groups: list[Group]) -> dict[str, Any]:
         "roof": peak_sentence(results, groups),
         "corruptions": [name for name in CORRUPTIONS if any(name in detail.robust_top1 for detail in details)],
         "mean": mean,
+        "terms": legend.terms(results),
+        "sections": legend.SECTIONS,
+        "guide": legend.PAGE,
+        "pareto": pareto,
         "robust_change": lambda line, name: robust_change(results, line, name),
         "class_name": lambda line: class_name(results, line),
+        "class_names": lambda group: class_names(results, group),
     }
 
 
@@ -69,6 +75,31 @@ def robust_change(results: Results, line: Line, corruption: str) -> float | None
     return round(mean(detail.robust_top1[corruption]) - mean(parent.robust_top1[corruption]), 2)
 
 
+def pareto(line: Line) -> list[str]:
+    """The fronts that a line is on, with a word at those it is on by a tie."""
+    return [f"{pair} (tie)" if pair in line.ties else pair for pair in line.pareto]
+
+
+def class_names(results: Results, group: Group) -> list[str]:
+    """The names of a data set's classes, numbers where the run noted none."""
+    names = results.models[group.models[0]].class_names
+    return names if len(names) == group.classes else [str(i) for i in range(group.classes)]
+
+
+def _slowdown(results: Results) -> float:
+    """How many times as long as in process computing takes in the service, of the variant where that is most."""
+    taxes = [(row.p50_ms, results.details[str(row.variant)].tax) for row in results.rows if row.p50_ms]
+    return max((tax.compute_ms / p50 for p50, tax in taxes if tax), default=1.0)
+
+
+def _robust_rule(results: Results) -> str:
+    if any(detail.robust_holm is not None for detail in results.details.values()):
+        return "a paired test over the images gives p below 0.05 after Holm's correction over all variants"
+    return (
+        f"more than {intervals.SURE_ERRORS} standard errors of two independent samples (this run noted no paired ones)"
+    )
+
+
 def class_name(results: Results, line: Line) -> str:
     """The name of the class that lost most."""
     if line.worst_class is None:
@@ -85,6 +116,12 @@ def method(results: Results) -> list[str]:
             f"Server (held/s): the highest rate of Poisson arrivals, found by bisection, whose p99 stays under "
             f"{s.server_p99_ms:g} ms, waiting included, in {_trials(results)}; what has arrived is taken together, up "
             "to the best batch. In process: HTTP comes on top."
+        )
+    if any(detail.tax for detail in details):
+        said.append(
+            f"Over HTTP, computing takes up to {words.about(_slowdown(results))} times as long as in process, most of "
+            "all in small networks: there one inference follows the other, while between two requests caches and "
+            "threads go cold, and the service does not let ONNX Runtime's threads spin until the next one."
         )
     said += over_http.method(results)
     if results.http_reason:
@@ -103,7 +140,10 @@ def method(results: Results) -> list[str]:
     if any(detail.robust_top1 for detail in details):
         said.append(
             f"Corrupted images: {s.robust_images} test images drawn by a seed, each in six ways at severities 1, 3 and "
-            "5 of Hendrycks and Dietterich (2019). Calibration error: expected, 15 bins."
+            f"5 of Hendrycks and Dietterich (2019). 'Less robust' stands where {intervals.LESS_ROBUST:g} point or more "
+            f"is lost on all of them and {_robust_rule(results)}; red is a loss as large on a single one beyond "
+            f"{intervals.SURE_ERRORS} standard errors, not corrected for their number. Calibration error: expected, "
+            "15 bins."
         )
     if any(detail.passes for detail in details):
         said.append(
@@ -119,8 +159,10 @@ def method(results: Results) -> list[str]:
         )
     if fewer := sorted(name for name, detail in results.details.items() if 0 < len(detail.passes) < s.passes):
         said.append(f"Slow to load and therefore measured in {s.slow_passes} passes only: {', '.join(fewer)}.")
-    if reused := sorted(name for name, detail in results.details.items() if detail.reused):
-        said.append(f"Answers kept from an earlier run of the same file on the same images: {', '.join(reused)}.")
+    if reused := sum(detail.reused for detail in details):
+        said.append(
+            f"{reused} of {len(details)} variants' answers reused, of an earlier run of the same file and images."
+        )
     return said
 
 

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 from benchmarks.judging.compare import Group, Line
-from benchmarks.reporting import palette, words
+from benchmarks.reporting import depth, palette, words
 from benchmarks.reporting.columns import COLUMNS
 from benchmarks.results import Results
 
-FIRST_AXES = ("p50_ms", "top1")
+FIRST_AXES = ("p50_ms", "change_points")
 
 
 def data(results: Results, groups: list[Group]) -> str:
@@ -42,7 +42,7 @@ def _point(results: Results, group: Group, line: Line) -> dict[str, Any]:
         "colour": group.models.index(variant.model) % palette.MODELS,
         "chosen": line.chosen,
         "served": line.row.status == "ok",
-        "interval": [accuracy.low, accuracy.high],
+        "interval": {"top1": [accuracy.low, accuracy.high], "change_points": line.change_span or []},
         "figures": {name: value for name, value in figures.items() if isinstance(value, int | float)},
         "card": card(line),
     }
@@ -57,20 +57,23 @@ def card(line: Line) -> list[list[str]]:
     """What the card beside a point says, as names and values."""
     row, detail = line.row, line.detail
     assert row.accuracy is not None
-    accuracy = f"{words.percent(row.accuracy.top1)}% ({words.points(line.change_points)})"
+    change = f"{words.points(line.change_points)} points"
+    if line.change_span:
+        change += f" ({words.span(*line.change_span, words.points)})"
     rows = [
-        ["top-1", accuracy],
-        ["p50, p99", f"{words.digits(row.p50_ms)}, {words.digits(row.p99_ms)} ms"],
-        ["Offline", f"{words.digits(row.images_per_s)} images/s, batch {row.offline_batch}"],
+        ["top-1", f"{words.percent(row.accuracy.top1)}%"],
+        ["change", change],
+        ["p50, p99", f"{words.about(row.p50_ms)}, {words.about(row.p99_ms)} ms"],
+        ["Offline", f"{words.about(row.images_per_s)} images/s, batch {row.offline_batch}"],
         ["size", f"{words.kilobytes(row.size_bytes)} kB"],
     ]
     if detail and detail.server_rate is not None:
-        rows.append(["Server", f"{words.digits(detail.server_rate)} images/s"])
+        rows.append(["Server", f"{words.about(detail.server_rate)} images/s"])
     if line.robust_top1 is not None:
         rows.append(["corrupted", f"{words.percent(line.robust_top1)}% ({words.points(line.robust_change)})"])
     if line.offline:
         beyond = ", peak underestimated" if line.offline.compute > 1 else ""
         rows.append(["bound by", f"{line.offline.by}, {100 * line.offline.compute:.0f}% of the peak{beyond}"])
     if line.pareto:
-        rows.append(["best in", "; ".join(line.pareto)])
+        rows.append(["best in", "; ".join(depth.pareto(line))])
     return [*rows, ["", line.verdict]]

@@ -1,11 +1,9 @@
-"""Colours and markers of the plots, and how one drawing serves light and dark."""
+"""Colours of the pictures, and how one drawing serves light and dark."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-MARKERS = {"onnx": "o", "litert": "s", "keras": "D", "openvino": "^"}
-MORE_MARKERS = ("v", "P", "X", "<", ">", "p", "h")
 MODELS = 8  # colours; further models begin again with the first
 
 
@@ -41,9 +39,3 @@ VARIABLES = {
     **{CSS.ink: "var(--ink)", CSS.muted: "var(--muted)", CSS.grid: "var(--grid)", CSS.surface: "var(--surface)"},
     **{colour: f"var(--model-{i})" for i, colour in enumerate(CSS.models)},
 }
-
-
-def marker(form: str, forms: list[str]) -> str:
-    """The marker of a format; formats without one of their own share out the rest in order."""
-    others = [name for name in forms if name not in MARKERS]
-    return MARKERS.get(form) or MORE_MARKERS[others.index(form) % len(MORE_MARKERS)]

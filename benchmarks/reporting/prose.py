@@ -36,7 +36,7 @@ def choice_sentence(group: Group, line: Line) -> str:
     """Why this variant is the one to take, in one sentence."""
     row, variant = line.row, line.row.variant
     assert row.accuracy is not None
-    parts = [f"{words.digits(row.p50_ms)} ms an image{_speed(line)}"]
+    parts = [f"{words.about(row.p50_ms)} ms an image{_speed(line)}"]
     parts.append(f"{words.kilobytes(row.size_bytes)} kB{_size(group, line)}")
     parts.append(
         f"{words.percent(row.accuracy.top1)}% right on {words.whole(row.accuracy.images)} test images{_loss(line)}"
@@ -55,8 +55,8 @@ def _speed(line: Line) -> str:
         return ", as fast as fp32 ONNX"
     perhaps = "" if speed.sure else "perhaps "
     if speed.ratio > 1:
-        return f", {perhaps}{words.digits(speed.ratio)} times the speed of fp32 ONNX"
-    return f", {perhaps}{words.digits(1 / speed.ratio)} times slower than fp32 ONNX"
+        return f", {perhaps}{words.about(speed.ratio)} times the speed of fp32 ONNX"
+    return f", {perhaps}{words.about(1 / speed.ratio)} times slower than fp32 ONNX"
 
 
 def _size(group: Group, line: Line) -> str:
@@ -71,8 +71,39 @@ def _loss(line: Line) -> str:
         return ""
     change = round(line.change_points or 0.0, 2)
     if change == 0:
-        return ", no fewer than its parent"
-    return f", {abs(change):.2f} points {'fewer' if change < 0 else 'more'} than its parent"
+        return ", the same as its parent"
+    return f", {abs(change):.2f} points {'lower' if change < 0 else 'higher'} than its parent"
+
+
+def advice(group: Group, line: Line) -> str:
+    """The choice of a model for one who has read nothing else: what it gains over plain ONNX, and what it costs."""
+    merits = [*_gain(line), *_share(group, line), _cost(line)]
+    return f"Take {line.row.variant.version}: {', '.join(merits)}."
+
+
+def _gain(line: Line) -> list[str]:
+    speed = line.speed
+    if speed is None or line.row.variant.version == "onnx-fp32":
+        return [f"{words.about(line.row.p50_ms)} ms an image"]
+    if not speed.differs:
+        return ["as fast as plain ONNX"]
+    perhaps, ratio = "" if speed.sure else "perhaps ", words.about(max(speed.ratio, 1 / speed.ratio))
+    return [f"{perhaps}{ratio} times as {'fast' if speed.ratio > 1 else 'slow'} as plain ONNX"]
+
+
+def _share(group: Group, line: Line) -> list[str]:
+    if not _size(group, line):
+        return []
+    return [f"{words.about(100 / (line.size_ratio or 1))}% of its size"]
+
+
+def _cost(line: Line) -> str:
+    change = round(line.change_points or 0.0, 2)
+    if change == 0:
+        return "as accurate as the original network"
+    chance = line.change_span is not None and line.change_span[0] <= 0 <= line.change_span[1]
+    where = "below" if change < 0 else "above"
+    return f"{abs(change):.2f} points {where} the original network" + (", which may be chance" if chance else "")
 
 
 def warnings(results: Results) -> list[str]:
@@ -156,10 +187,10 @@ def method(results: Results) -> list[str]:
     unsettled = sorted(name for name, d in results.details.items() if not d.settled)
     return [
         f"Every variant ran in a process of its own, {_threads(results.threads)} ({environment}), {_turns(s.passes)} "
-        f"in random order (seed {results.seed}{'; the first' if s.passes > 1 else ''}): {', '.join(results.order)}.",
+        f"in random order (seed {results.seed}; the order is in results.json).",
         f"Its files were checked against their sha256 first. It was warmed up for at most {s.warmup_seconds:g} s, "
         "until the medians of three windows agreed within 5%"
-        + (f"; {', '.join(unsettled)} did not settle." if unsettled else ", which all did."),
+        + (f"; {_some(unsettled)} did not settle." if unsettled else ", which all did."),
         f"SingleStream (p50, p90, p99): batch 1, {rounds} rounds of one inference, each on another real test image, "
         "timed by pytest-benchmark with time.perf_counter and the garbage collector off. Timing an empty call costs "
         f"up to {words.digits(overhead, 2)} µs here, which is not subtracted.",
@@ -167,7 +198,8 @@ def method(results: Results) -> list[str]:
         f"{', '.join(map(str, s.more_batches))} while that gains 5% or more; {offline} rounds each.",
         *depth.method(results),
         "Accuracy: the whole test split through the format's own loader; the interval is Wilson's for 95%. The change "
-        "is in points against the float parent (Keras fp32 where it was measured, else ONNX fp32) on the same images; "
+        "is in points against the float parent (Keras fp32 where it was measured, else ONNX fp32) on the same images, "
+        "its interval for 95% Wald's for paired proportions after Bonett and Price, of each variant alone; "
         "'perhaps' stands where McNemar's exact test gives p of 0.05 or more"
         + (", after Holm's correction over all variants." if results.schema > 1 else "."),
         "Ratio (of size) and speed-up are against fp32 ONNX of the same model in this run, above 1 where better; "
@@ -175,10 +207,14 @@ def method(results: Results) -> list[str]:
         f"'perhaps' stands where {_met(s.passes)}. "
         "kB are 1,000 bytes of the model file, gzip at level 9. RSS is the peak of the whole process, with Python and "
         "the test images.",
-        f"Horizontal bars in the latency plot span the medians of {_spread(s.passes)}.",
+        f"What stands behind p50, and the bars of the picture, span the medians of {_spread(s.passes)}.",
         f"The run took {results.seconds:.0f} s; load average {_loads(results.load_before)} before, "
         f"{_loads(results.load_after)} after.",
     ]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{len(names)} variants"
 
 
 def _turns(passes: int) -> str:

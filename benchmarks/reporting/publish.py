@@ -7,12 +7,13 @@ from pathlib import Path
 
 from benchmarks import scale
 from benchmarks.judging import compare, fronts
-from benchmarks.reporting import columns, palette, plots, prose
+from benchmarks.reporting import columns, legend, palette, plots, prose
 from benchmarks.results import Results
-from catalog import ROOT, KilnError, write_atomic
+from catalog import ROOT, KilnError, Store, write_atomic
 
 BEGIN, END = "<!-- results: written by `make publish`; do not edit -->", "<!-- /results -->"
 PICTURE = "report"
+SPANNED = ("change_points", "p50_ms")  # figures that a published table shows with what they lie between
 
 
 def name(results: Results) -> str:
@@ -36,12 +37,16 @@ def section(results: Results) -> str:
         [
             prose.headline(results, groups),
             "",
+            *_advice(groups),
             *([f"> {caution}", ""] if (caution := prose.warning(results)) else []),
             *_table(shown),
             "",
-            f"{_setting(results, groups)}. {_bold()}; a variant is left out if another of its model is as "
-            "accurate, as fast, one by one and in batches, and as small. "
-            f"{rest}every figure: [{file}]({file}).",
+            f"{_bold()}. {_shipped(groups)}",
+            "",
+            f"{legend.compact(results, legend.BRIEF)} More: [Read the report]({legend.PAGE}).",
+            "",
+            f"{_setting(results, groups)}. A variant is left out if another of its model is as accurate, as fast, "
+            f"one by one and in batches, and as small. {rest}every figure: [{file}]({file}).",
         ]
     )
 
@@ -55,7 +60,10 @@ def page(results: Results) -> str:
         "<!-- written by `make publish`; do not edit -->",
         prose.headline(results, groups),
         "",
-        f"{_setting(results, groups)}. {_bold()}. What the columns mean: [Read the report](how-to/read-the-report.md).",
+        *_advice(groups),
+        f"{_setting(results, groups)}. {_bold()}. {_shipped(groups)}",
+        "",
+        f"{legend.compact(results, legend.BRIEF)} More: [Read the report]({legend.PAGE.removeprefix('docs/')}).",
     ]
     for caution in prose.warnings(results):
         lines += ["", f"> {caution}"]
@@ -66,6 +74,28 @@ def page(results: Results) -> str:
             lines += ["", f"## {model}", "", *_table([line for line in of_model if line.measured])]
             lines += ["", *left_out] if left_out else []
     return "\n".join(lines) + "\n"
+
+
+def _advice(groups: list[compare.Group]) -> list[str]:
+    chosen = [(group, line) for group in groups for model in group.models if (line := group.chosen(model))]
+    said = [f"- **{line.row.variant.model}**: {prose.advice(group, line)}" for group, line in chosen]
+    return [*said, ""] if said else []
+
+
+def _shipped(groups: list[compare.Group]) -> str:
+    """Which of the variants a fresh clone can serve at once, and how it comes to the others; "" where that is none."""
+    zoo = Store(ROOT / "zoo")
+    held = {model: [card.variant.version for card in zoo.variants(model)] for group in groups for model in group.models}
+    versions = sorted({version for of_model in held.values() for version in of_model})
+    if not versions:
+        return ""
+    example = next(model for model, of_model in held.items() if of_model)
+    dataset = next(group.dataset for group in groups if example in group.models)
+    return (
+        f"**A fresh clone serves only {' and '.join(versions)}** of these models, from `zoo/`; the others are made "
+        f"from a trained model: `python -m training {example} --dataset {dataset} --recipe cpu`, then "
+        f"`python -m export {example}` (`--formats litert` for one format)."
+    )
 
 
 def _worth_a_row(group: compare.Group, model: str) -> list[compare.Line]:
@@ -92,8 +122,13 @@ def _table(lines: list[compare.Line]) -> list[str]:
     for line in lines:
         variant, mark = line.row.variant, "**" if line.chosen else ""
         named = [variant.model, f"{mark}{variant.version}{mark}"]
-        rows.append([*named, *(column.shown(line) for column in shown), line.verdict])
+        rows.append([*named, *(_shown(column, line) for column in shown), line.verdict])
     return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _shown(column: columns.Column, line: compare.Line) -> str:
+    span = column.span(line) if column.name in SPANNED else ""
+    return f"{column.shown(line)} ({span})" if span else column.shown(line)
 
 
 def _setting(results: Results, groups: list[compare.Group]) -> str:
@@ -129,7 +164,7 @@ def publish(results: Results, source: Path, root: Path = ROOT) -> Path:
     renewed = readme((root / "README.md").read_text(encoding="utf-8"), results)
     group = max(compare.groups(results), key=lambda g: len(g.lines))
     for colours, suffix in ((palette.LIGHT, ""), (palette.DARK, "-dark")):
-        write_atomic(root / "docs" / "images" / f"{PICTURE}{suffix}.png", plots.png(group, plots.KINDS[0], colours))
+        write_atomic(root / "docs" / "images" / f"{PICTURE}{suffix}.png", plots.png(group, colours))
     write_atomic(target, source.read_bytes())
     write_atomic(root / "docs" / "results.md", page(results))
     write_atomic(root / "docs" / "scale.md", scale.text(results, target.name))

@@ -33,8 +33,9 @@ def render(results: Results, pictures: bool = True) -> Report:
         "results": results,
         "groups": found,
         "headline": said,
-        "kinds": plots.KINDS,
-        "sentence": prose.choice_sentence,
+        "picture": plots.NAME,
+        "picture_title": plots.TITLE,
+        "advice": prose.advice,
         "warnings": prose.warnings(results),
         "method": prose.method(results),
         "machine": prose.machine_rows(results),
@@ -48,13 +49,15 @@ def render(results: Results, pictures: bool = True) -> Report:
         "explore": explore.data(results, found),
         "row_id": explore.row_id,
         "columns": columns.of_table(found),
+        "brief": columns.named(columns.BRIEF),
+        "further": columns.further(found),
+        "cell": _cell,
         **depth.context(results, found),
     }
     images = {}
     for group in found if pictures else []:
-        for kind in plots.KINDS:
-            images[f"{kind.name}-{group.slug}.png"] = plots.png(group, kind, palette.LIGHT)
-            images[f"{kind.name}-{group.slug}-dark.png"] = plots.png(group, kind, palette.DARK)
+        images[f"{plots.NAME}-{group.slug}.png"] = plots.png(group, palette.LIGHT)
+        images[f"{plots.NAME}-{group.slug}-dark.png"] = plots.png(group, palette.DARK)
     markdown, html = _fill("report.md.j2", False, context), _fill("report.html.j2", True, context)
     return Report(said, markdown, html, images, columns.table(found))
 
@@ -82,6 +85,14 @@ def _fill(template: str, escape: bool, context: dict[str, Any]) -> str:
     )
     environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", r"\|").split())
     return environment.get_template(template).render(context)
+
+
+def _cell(column: columns.Column, line: compare.Line) -> str:
+    """A figure with its small print as the Markdown tables have it."""
+    if not line.measured or line.row.accuracy is None:
+        return words.NONE
+    notes = "; ".join(column.notes(line))
+    return f"{column.shown(line)} ({notes})" if notes else column.shown(line)
 
 
 def _batches(results: Results) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 NONE = "–"
 
 
@@ -49,6 +51,21 @@ def times(ratio: float | None) -> str:
     return (
         f"{ratio:.2f}" if 0.1 <= ratio < 9.995 else digits(ratio, 3 if ratio > 1 else 2)
     ) + "\N{MULTIPLICATION SIGN}"
+
+
+def about(value: float | None) -> str:
+    """A measured number with the two digits that a second run would find again: `0.057`, `29,000`."""
+    return digits(value, 2)
+
+
+def about_times(ratio: float | None) -> str:
+    """A ratio of measured numbers: `1.6×`."""
+    return NONE if ratio is None else about(ratio) + "\N{MULTIPLICATION SIGN}"
+
+
+def span(low: float, high: float, text: Callable[[float], str]) -> str:
+    """Two ends of an interval: `0.049 to 0.063`."""
+    return f"{text(low)} to {text(high)}"
 
 
 def chance(p: float | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import random
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from benchmarks.measuring.bench_latency import rounds_for, warm_up
 from benchmarks.measuring.job import Outcome
 from benchmarks.measuring.process import Ran, merged
 from benchmarks.reporting import words
-from benchmarks.reporting.labels import Box, place
 from benchmarks.reporting.report import render
 from benchmarks.results import Results
 from catalog import Accuracy, Measurement, Variant
@@ -104,8 +102,8 @@ def test_a_gain_that_the_spread_of_the_medians_may_explain_says_perhaps(golden: 
     assert verdict(even, name) == said
     one = [row for row in even.rows if row.variant.model == "mobilenetv2"]
     sentence = render(dataclasses.replace(even, rows=one, models={"mobilenetv2": golden.models["mobilenetv2"]}), False)
-    assert "perhaps 1.85 times the speed of fp32 ONNX" in sentence.headline
-    assert "perhaps 1.85× the speed of onnx-fp32" in sentence.html
+    assert "perhaps 1.9 times the speed of fp32 ONNX" in sentence.headline
+    assert "perhaps 1.9× the speed of onnx-fp32" in sentence.html
 
 
 @pytest.mark.parametrize(
@@ -170,18 +168,6 @@ def test_rounds_fill_the_time_within_bounds() -> None:
     assert rounds_for(lambda: None, 1.0, 10, 500)[0] == 500
     rounds, call_s = rounds_for(lambda: sum(range(300_000)), 1e-6, 10, 500)
     assert rounds == 10 and 1e-4 < call_s < 1
-
-
-def test_names_find_room_or_are_left_out() -> None:
-    rng, frame = random.Random(0), Box(0, 0, 400, 300)
-    anchors = [(rng.uniform(50, 350), rng.uniform(50, 250)) for _ in range(20)]
-    marks = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in anchors]
-    places = place(anchors, [(60.0, 11.0)] * len(anchors), marks, frame)
-    boxes = [found.box for found in places if found]
-    assert len(boxes) >= 15
-    assert all(box.within(frame) for box in boxes)
-    assert not any(a.overlap(b) for a, b in itertools.combinations(boxes + marks, 2) if not (a in marks and b in marks))
-    assert place([(200, 150)], [(500.0, 11.0)], [], frame) == [None]
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,25 @@ def test_publishing_writes_the_copy_the_pictures_and_the_section(tmp_path):
     assert target.name == "cifar10-intel-xeon-2.50ghz-2cores-onnxruntime1.31.1-2026-11-20.json"
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "earlier figures" not in text
-    assert "| mobilenetv2 | **onnx-int8** | 89.74 | −0.38 |" in text
+    assert "| mobilenetv2 | **onnx-int8** | 89.74 | −0.38 (−0.60 to −0.16) |" in text
     page = (tmp_path / "docs" / "results.md").read_text()
     measured = [line for group in compare.groups(found) for line in group.lines if line.measured]
     assert all(f"{line.row.variant.version}" in page for line in measured) and page.count("\n| ") > text.count("\n| ")
     for picture in ("report.png", "report-dark.png"):
         assert (tmp_path / "docs" / "images" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_clone_serves_and_what_the_words_mean_stand_with_the_table():
+    found = results.read(GOLDEN)
+    for text, guide in (
+        (publish.section(found), "docs/how-to/read-the-report.md"),
+        (publish.page(found), "how-to/read-the-report.md"),
+    ):
+        assert "**A fresh clone serves only onnx-fp32 and onnx-int8** of these models" in text
+        assert "`python -m export lenet`" in text and f"]({guide})" in text
+        for term in ("float parent", "servable", "p50"):
+            assert f"*{term}*: " in text
+        assert "- **mobilenetv2**: Take onnx-int8: " in text.partition("| model |")[0]
 
 
 def test_a_row_that_another_of_its_model_beats_in_everything_is_left_out_of_the_readme():

@@ -87,7 +87,23 @@ def test_the_axes_are_the_readers_choice(page: Browser) -> None:
         " axis.dispatchEvent(new Event('change', {bubbles: true})); })()"
     )
     assert page.run(title) != before and page.run("document.querySelector('.front').textContent") != front
-    assert page.run("document.querySelector('.front').textContent").startswith("Pareto front: ")
+    assert page.run("document.querySelector('.front').textContent").startswith("Pareto front of each model: ")
+
+
+def test_a_panel_for_each_model_or_one_for_all(page: Browser) -> None:
+    panels, front = (
+        "document.querySelectorAll('.explore .canvas svg').length",
+        "document.querySelector('.front').textContent",
+    )
+    assert page.run(panels) == 3 and page.run("document.querySelector('select[data-axis=y]').value") == "change_points"
+    marks = page.run(MARKS)
+    assert "simcnn onnx-int8 (0.0652 ms an image, 0.15 points, a tie)" in page.run(front)
+    assert "mobilenetv2 onnx-int8 (0.594 ms an image, -0.38 points);" in page.run(front)
+    page.run("document.querySelector('.apart input').click()")
+    assert page.run(panels) == 1 and page.run(MARKS) == marks
+    assert page.run(front).startswith("Pareto front: ")
+    search(page, "lenet")
+    assert page.run(panels) == 1 and 0 < page.run(MARKS) < marks
 
 
 def test_what_is_below_its_floor_is_faint_and_on_no_front(page: Browser) -> None:

@@ -45,6 +45,18 @@ function ahead(points, x, y) {
     cost(b, x) <= cost(a, x) && cost(b, y) <= cost(a, y) && (cost(b, x) < cost(a, x) || cost(b, y) < cost(a, y))));
 }
 
+/* Whether a point owes its place to a lead in accuracy over one that costs no more, within their paired intervals; of two
+   models, within those of their accuracies. */
+function tied(point, points, x, y) {
+  if (!(y.key in point.interval) || x.key in point.interval) return false;
+  const half = (one, key) => (one.interval[key].length ? (one.interval[key][1] - one.interval[key][0]) / 2 : 0);
+  const cost = (one) => (x.better === "more" ? -1 : 1) * one.figures[x.key];
+  return points.some((other) => {
+    const key = other.model === point.model ? "change_points" : y.key, lead = point.figures[y.key] - other.figures[y.key];
+    return other !== point && other.served && cost(other) <= cost(point) && lead <= Math.hypot(half(point, key), half(other, key));
+  });
+}
+
 class Explorer {
   constructor(figure) {
     this.figure = figure;
@@ -58,6 +70,9 @@ class Explorer {
       this.axes[select.dataset.axis] = select;
       select.addEventListener("change", () => this.draw());
     });
+    this.apart = figure.querySelector(".apart input");
+    this.apart.addEventListener("change", () => this.draw());
+    this.apart.parentElement.hidden = new Set(this.group.points.map((point) => point.model)).size < 2;
     this.legend();
     this.tip = document.createElement("div");
     this.tip.className = "tip";
@@ -89,28 +104,47 @@ class Explorer {
   draw() {
     const x = DATA.axes.find((axis) => axis.key === this.axes.x.value), y = DATA.axes.find((axis) => axis.key === this.axes.y.value);
     const points = this.group.points.filter((p) => this.shown.has(p.id) && x.key in p.figures && y.key in p.figures);
-    const width = this.width = this.canvas.clientWidth || 900, height = Math.round(Math.max(340, Math.min(520, width * 0.46)));
+    const models = [...new Set(points.map((point) => point.model))];
+    const apart = this.apart.checked && models.length > 1;
+    const parts = apart ? models.map((model) => points.filter((point) => point.model === model)) : [points];
+    this.width = this.canvas.clientWidth || 900;
+    this.hide();
+    this.canvas.replaceChildren();
+    const together = y.key === "change_points" ? this.spread(points, y) : null;
+    const fronts = parts.map((part) => this.panel(part, x, y, together || this.spread(part, y), apart ? part[0].model : ""));
+    this.tell(fronts.flat(), points, x, y, apart);
+  }
+
+  /* What the vertical axis has to hold. */
+  spread(points, y) {
+    return points.flatMap((point) => [point.figures[y.key], ...(point.interval[y.key] || [])]);
+  }
+
+  /* One drawing, of all points or of those of one model, which it is then named after; its front. */
+  panel(points, x, y, spread, model) {
+    const width = this.width, height = Math.round(Math.max(model ? 250 : 340, Math.min(520, width * (model ? 0.24 : 0.46))));
     const frame = { left: 54, right: width - 14, top: 30, bottom: height - 44 };
     const svg = node("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group",
-      "aria-label": `${y.title} against ${x.title}; the same figures are in the table` });
-    this.hide();
-    this.canvas.replaceChildren(svg);
-    const front = ahead(points, x, y);
-    this.tell(front, x, y);
-    if (!points.length) { node("text", { x: width / 2, y: height / 2, class: "axis", "text-anchor": "middle" }, svg, "nothing to show"); return; }
-    const spread = y.key === "top1" ? points.flatMap((p) => p.interval) : points.map((p) => p.figures[y.key]);
-    const across = scale(points.map((p) => p.figures[x.key]), x.unit === "%"), up = scale(spread, y.unit === "%");
+      "aria-label": `${model ? `${model}: ` : ""}${y.title} against ${x.title}; the same figures are in the table` }, this.canvas);
+    if (!points.length) { node("text", { x: width / 2, y: height / 2, class: "axis", "text-anchor": "middle" }, svg, "nothing to show"); return []; }
+    const front = ahead(points, x, y), signed = y.unit === "points" || y.unit === "%";
+    const across = scale(points.map((p) => p.figures[x.key]), x.unit === "%" || x.unit === "points"), up = scale(spread, signed);
     const px = (value) => frame.left + across.at(value) * (frame.right - frame.left);
     const py = (value) => frame.bottom - up.at(value) * (frame.bottom - frame.top);
     this.grid(svg, frame, across, up, px, py, x, y);
+    if (model) node("text", { x: frame.right, y: 14, class: "name ahead", "text-anchor": "end",
+      style: `fill: var(--model-${points[0].colour})` }, svg, model);
     const steps = this.step(svg, frame, front, px, py, x, y);
     const places = points.map((p) => ({ point: p, x: px(p.figures[x.key]), y: py(p.figures[y.key]), front: front.includes(p) }));
-    if (y.key === "top1") for (const place of places)
-      node("line", { x1: place.x, x2: place.x, y1: py(place.point.interval[0]), y2: py(place.point.interval[1]), class: "interval",
+    for (const place of places) {
+      const [low, high] = place.point.interval[y.key] || [];
+      if (low !== undefined) node("line", { x1: place.x, x2: place.x, y1: py(low), y2: py(high), class: "interval",
         style: `stroke: var(--model-${place.point.colour})` }, svg);
+    }
     this.names(svg, frame, places, steps);
     const order = [...places].sort((a, b) => a.x - b.x);
     for (const place of order) this.mark(svg, place);
+    return front;
   }
 
   grid(svg, frame, across, up, px, py, x, y) {
@@ -213,10 +247,15 @@ class Explorer {
     setTimeout(() => row.classList.remove("found"), 1600);
   }
 
-  tell(front, x, y) {
-    const named = [...front].sort((a, b) => a.figures[x.key] - b.figures[x.key])
-      .map((p) => `${p.model} ${p.version} (${number(p.figures[x.key])} ${x.unit}, ${number(p.figures[y.key])} ${y.unit})`);
-    this.figure.querySelector(".front").textContent = named.length ? `Pareto front: ${named.join("; ")}.` : "";
+  /* Apart, every front is of its own model. */
+  tell(front, points, x, y, apart) {
+    const named = [...front].sort((a, b) => a.model.localeCompare(b.model) * apart || a.figures[x.key] - b.figures[x.key])
+      .map((p) => {
+        const rivals = apart ? points.filter((other) => other.model === p.model) : points, tie = tied(p, rivals, x, y) ? ", a tie" : "";
+        return `${p.model} ${p.version} (${number(p.figures[x.key])} ${x.unit}, ${number(p.figures[y.key])} ${y.unit}${tie})`;
+      });
+    const title = apart ? "Pareto front of each model" : "Pareto front";
+    this.figure.querySelector(".front").textContent = named.length ? `${title}: ${named.join("; ")}.` : "";
   }
 }
 
