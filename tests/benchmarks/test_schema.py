@@ -27,6 +27,16 @@ def test_the_published_schema_is_the_records_s() -> None:
     jsonschema.Draft202012Validator.check_schema(schema.schema())
 
 
+def test_it_has_a_name_and_says_what_the_fields_are() -> None:
+    told = schema.schema()
+    fields = told["$defs"]["Detail"]["properties"]
+    assert told["$id"] == f"urn:modelkiln:results:{SCHEMA}"
+    assert fields["load_ms"] == {"type": "number"}
+    assert fields["overhead_us"]["description"] == "of timing an empty call the same way; not subtracted"
+    assert told["$defs"]["Measurement"]["properties"]["images_per_s"]["description"] == "Offline, at `offline_batch`"
+    assert told["$defs"]["Results"]["properties"]["roofline"].keys() == {"anyOf"}
+
+
 def test_what_is_written_satisfies_it(golden: Results) -> None:
     validator = jsonschema.Draft202012Validator(schema.schema())
     data = json.loads(to_json(golden))

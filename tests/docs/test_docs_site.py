@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import results
+from benchmarks import results, schema
 from benchmarks.judging import compare
 from benchmarks.reporting.columns import COLUMNS
 from catalog import ROOT
@@ -48,7 +48,13 @@ def text_of(site: Path, page: str) -> str:
 def test_every_page_is_in_the_site(site: Path) -> None:
     pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in ROOT.glob("docs/**/*.md")}
     assert pages and all((site / page).is_file() for page in pages)
-    assert not list(site.rglob("*.py")) and not list(site.rglob("results.schema.json"))
+    assert not list(site.rglob("*.py")) and not list(site.rglob("scale-check.json"))
+
+
+def test_the_schema_is_in_the_site_and_linked(site: Path) -> None:
+    assert (site / "results.schema.json").read_text(encoding="utf-8") == schema.text()
+    for page in ("reference/benchmarks.html", "how-to/read-the-report.html"):
+        assert 'href="../results.schema.json"' in (site / page).read_text(encoding="utf-8"), page
 
 
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
