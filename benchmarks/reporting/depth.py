@@ -117,13 +117,13 @@ def method(results: Results) -> list[str]:
             f"{s.server_p99_ms:g} ms, waiting included, in {_trials(results)}; what has arrived is taken together, up "
             "to the best batch. In process: HTTP comes on top."
         )
+    said += over_http.method(results)
     if any(detail.tax for detail in details):
         said.append(
             f"Over HTTP, computing takes up to {words.about(_slowdown(results))} times as long as in process, most of "
             "all in small networks: there one inference follows the other, while between two requests caches and "
             "threads go cold, and the service does not let ONNX Runtime's threads spin until the next one."
         )
-    said += over_http.method(results)
     if results.http_reason:
         said.append(f"The serving tax could not be measured: {results.http_reason}.")
     said += [f"No serving tax of {name}: {d.tax_reason}." for name, d in results.details.items() if d.tax_reason]
