@@ -61,8 +61,8 @@ def ask(
 ) -> Reply:
     """Runs a request in a process of its own; its reply's `error` says how it failed, if it did.
 
-    `timeout` is in seconds; `watch` is called while it runs. The process is gone when this returns or raises, and so is
-    what it kept in `scratch`. A transform that is interrupted may save itself first.
+    `timeout` is in seconds; `watch` is called while it runs. The process is gone when this returns or raises, and so
+    are its children and what it kept in `scratch`. A transform that is interrupted may save itself first.
     """
     with tempfile.TemporaryDirectory(prefix="modelkiln-", dir=scratch) as folder:
         reply, log = Path(folder, "reply.json"), Path(folder, "log.txt")
@@ -124,10 +124,10 @@ def _wait(process: subprocess.Popen[bytes], line: str, timeout: float, watch: Ca
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends it and its children, if it still runs."""
-    if process.poll() is None:
+    """Ends it, if it still runs, and in any case what it has started: converters leave children behind."""
+    with contextlib.suppress(ProcessLookupError):  # all of its group ended by themselves
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError):  # what it never read
             process.stdin.close()

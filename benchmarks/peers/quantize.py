@@ -92,6 +92,7 @@ def _save(model: Any, out: Path) -> None:
 PEERS = {"olive": olive, "nncf-onnx": nncf_onnx, "nncf-openvino": nncf_openvino}
 
 if __name__ == "__main__":
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # NNCF and OpenVINO do without it
     peer, source, calibration, out = sys.argv[1:5]
     try:
         PEERS[peer](Path(source).resolve(), np.load(calibration), Path(out).resolve())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import queue
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+def _openvino() -> Any:
+    """The package without its telemetry, which would send events, and fork to do so from a process with threads."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # its import fails then, as intended
+    import openvino
+
+    return openvino
+
+
 def convert(request: Conversion) -> Converted:
     """Writes `model.xml` and `model.bin`.
 
@@ -44,12 +53,11 @@ def convert(request: Conversion) -> Converted:
         ValueError: An int8 graph that would compute in float.
     """
     import onnx
-    import openvino as ov
 
     from export.onnx import floats
     from export.onnx import graph as onnx_graph
 
-    core = onnx_graph.core_of(request.keras_path, request.scratch)
+    ov, core = _openvino(), onnx_graph.core_of(request.keras_path, request.scratch)
     settings: dict[str, Any] = {}
     search: list[dict[str, Any]] = []
     if request.precision == "int8":
@@ -170,14 +178,12 @@ def load(path: Path, threads: int, *, spinning: bool = True) -> Predict:
 
 def _read(path: Path) -> Any:
     """The graph; bytes are read, not mapped, so that a file replaced under a running server does it no harm."""
-    import openvino as ov
-
     try:
         description, weights = path.read_bytes(), path.with_suffix(".bin").read_bytes()
     except OSError as error:
         raise KilnError(f"{path} cannot be read as an OpenVINO model: {error.strerror} ({error.filename})") from error
     try:
-        return ov.Core().read_model(description, weights)
+        return _openvino().Core().read_model(description, weights)
     except RuntimeError as error:
         raise KilnError(
             f"{path} cannot be loaded by OpenVINO: {_reason(error)}. Export it again with --force"
@@ -185,8 +191,6 @@ def _read(path: Path) -> Any:
 
 
 def _compiled(path: Path, threads: int) -> Any:
-    import openvino as ov
-
     graph = _read(path)
     try:
         hint = graph.get_rt_info(_KEY).value
@@ -200,7 +204,7 @@ def _compiled(path: Path, threads: int) -> Any:
         "ENABLE_CPU_PINNING": False,  # a thread bound to a core waits whenever anybody else is on it: 10 times slower
     }
     try:
-        return ov.Core().compile_model(graph, "CPU", settings)
+        return _openvino().Core().compile_model(graph, "CPU", settings)
     except RuntimeError as error:
         raise KilnError(f"{path} cannot be compiled by OpenVINO: {_reason(error)}") from error
 

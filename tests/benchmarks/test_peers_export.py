@@ -56,6 +56,14 @@ def test_the_interpreter_may_be_named_relative_to_where_the_command_runs(calibra
     assert row.reason and "cannot be run" not in row.reason
 
 
+def test_peers_send_no_telemetry(calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "openvino_telemetry.py").write_text("")
+    (tmp_path / "nncf.py").write_text("import openvino_telemetry")  # NNCF itself does without where this fails
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    made = (tmp_path / "m.onnx", calibration, tmp_path / "out", Path(sys.executable), 60)
+    assert "openvino_telemetry is not installed" in peers.quantized("nncf-onnx", "m", *made).reason
+
+
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [

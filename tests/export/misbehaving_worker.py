@@ -1,4 +1,4 @@
-"""A worker that crashes as LiteRT, hangs as Keras, and asks the impossible of ONNX; else it is the real one."""
+"""A worker that crashes as LiteRT, hangs as Keras, leaves a child as OpenVINO, and asks the impossible of ONNX."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -20,6 +21,10 @@ def main() -> int:
         os.kill(os.getpid(), signal.SIGSEGV)
     if form == "keras":
         time.sleep(600)
+    if form == "openvino":
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        print(f"left {child.pid}", file=sys.stderr, flush=True)
+        return 1
     parity.FLOORS["fp32"] = parity.Floor(0.0, 0.99)
     sys.stdin = io.TextIOWrapper(Rest(line))
     return worker.main()

@@ -114,6 +114,24 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     assert time.monotonic() - started < 10
 
 
+def test_a_child_that_a_worker_leaves_behind_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "WORKER", "tests.export.misbehaving_worker")
+    request = Convert("model.keras", str(tmp_path), str(tmp_path), "openvino", "fp32", 1)
+    error = process.ask(request, timeout=60).error
+    child = int(error.rpartition("left ")[2])
+    deadline = time.monotonic() + 5  # it is dead at once; whoever inherited it has yet to bury it
+    while _runs(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_changed_weights_settings_or_files_make_a_variant_due(store: Store) -> None:
     parent, options, variant = store.card("tiny"), pipeline.Options(), Variant("tiny", "onnx", "int8")
     assert pipeline.found(store, parent, variant, options) is not None

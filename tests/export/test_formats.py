@@ -63,6 +63,15 @@ def test_loading_imports_no_training_framework(store: Store, variant: Variant) -
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
+def test_openvino_is_imported_without_its_telemetry() -> None:
+    code = (
+        "import sys; from export.formats import openvino; ov = openvino._openvino(); import openvino.tools.ovc\n"
+        "print(ov.__name__, [name for name, module in sys.modules.items() if 'openvino_telemetry' in name and module])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=catalog.ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, "openvino []"), done.stderr
+
+
 @pytest.mark.parametrize("variant", SERVABLE, ids=str)
 @pytest.mark.parametrize("damage", ["empty", "text", "half", "missing"])
 def test_damaged_files_are_refused_by_name(store: Store, variant: Variant, damage: str, tmp_path: Path) -> None:
