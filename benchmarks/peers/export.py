@@ -101,16 +101,22 @@ def _source(store: Store, model: str) -> Path:
     """The fp32 ONNX that everybody starts from.
 
     Raises:
-        KilnError: It is not there.
+        KilnError: It is not there, or was made of other weights.
     """
     path = store.model_dir(model) / "variants" / "onnx-fp32" / "model.onnx"
-    if not path.is_file():
-        raise KilnError(f"{model} has no onnx-fp32 in {store.root}; run: python -m export {model} --formats onnx")
+    cards = [card for card in store.variants(model) if card.variant.version == "onnx-fp32"]
+    if not path.is_file() or not all(store.up_to_date(store.card(model), card) for card in cards):
+        raise KilnError(
+            f"{model} has no onnx-fp32 of its weights in {store.root}; run: python -m export {model} --formats onnx"
+        )
     return path.resolve()
 
 
 def _ours(store: Store, model: str) -> list[Contender]:
-    cards = [card for card in store.variants(model) if card.status == "ok" and servable(card.variant)]
+    """What was made of the weights as they are, and can be served."""
+    parent = store.card(model)
+    made = [card for card in store.variants(model) if store.up_to_date(parent, card)]
+    cards = [card for card in made if card.status == "ok" and servable(card.variant)]
     folders = [str(store.variant_dir(card.variant).resolve()) for card in cards]
     return [
         Contender(model, c.variant.version, True, c.variant.format, folder, c.file, validation_drop=c.validation_drop)

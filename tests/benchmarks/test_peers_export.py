@@ -116,6 +116,20 @@ def test_a_model_that_cannot_be_compared_costs_only_its_own_rows(digits: Any, tm
     assert len(rows) == 7
 
 
+def test_what_was_made_of_other_weights_takes_no_part(digits: Any, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    write_model(store, digits)
+    fp32 = Variant("tiny", "onnx")
+    write_variant(store, digits, fp32, b"of today")
+    write_variant(store, digits, Variant("tiny", "onnx", "int8"), b"of today")
+    assert [row.name for row in peers._ours(store, "tiny")] == ["onnx-fp32", "onnx-int8"]
+    assert peers._source(store, "tiny").name == "model.onnx"
+    write_variant(store, digits, fp32, b"of before", parent="f" * 64)
+    assert [row.name for row in peers._ours(store, "tiny")] == ["onnx-int8"]
+    with pytest.raises(KilnError, match="no onnx-fp32 of its weights"):
+        peers._source(store, "tiny")
+
+
 def test_what_cannot_be_timed_keeps_its_row(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"this is no ONNX file")
     row = dataclasses.replace(OURS, folder=str(tmp_path), file="model.onnx", p50_ms=None, images_per_s=None)
