@@ -227,6 +227,7 @@ def _card(
 ) -> VariantCard:
     form = plugin("export.formats", variant.format)
     files = {path.name: path for path in folder.iterdir() if path.name != catalog.CARD}
+    told = dataclasses.replace(options, finetune_epochs=transform.finetune_epochs) if transform else options
     card = VariantCard(
         variant=variant,
         status="failed",
@@ -249,7 +250,7 @@ def _card(
         versions=catalog.versions(*form.PACKAGES),
         commit=catalog.commit(),
         command=f"python -m export {variant.model}{_transforms(variant)} --formats {variant.format} "
-        f"--precisions {variant.precision}{_unusual(options)} --force",
+        f"--precisions {variant.precision}{_unusual(told)} --force",
         created=catalog.now(),
         files={name: catalog.sha256_of(path) for name, path in files.items()},
         flips=reply.flips,

@@ -176,6 +176,7 @@ def _card(
         command=command(parent.model, links, epochs),
         created=catalog.now(),
         files={path.name: catalog.sha256_of(path) for path in sorted(folder.iterdir()) if path.is_file()},
+        finetune_epochs=epochs,
     )
 
 

@@ -198,3 +198,4 @@ class TransformCard:
     command: str
     created: str
     files: dict[str, str]
+    finetune_epochs: int | None = None  # of every link of its chain, where they were not their own

@@ -169,6 +169,30 @@ def test_a_transform_that_fails_leaves_nothing_and_a_row_for_each_variant(
     assert not store.transform_dir("tiny", "prune80").exists()
 
 
+def test_a_variant_of_a_transform_as_it_is_tells_how_that_was_made(
+    trained: Store, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """A race converts what lies there, however long it was fine-tuned; the card's command makes the same again."""
+    (tmp_path / "tiny").mkdir()
+    for name in (MODEL, catalog.CARD):
+        (tmp_path / "tiny" / name).write_bytes((trained.model_dir("tiny") / name).read_bytes())
+    store, workers, variant = Store(tmp_path), Workers(), Variant("tiny", "onnx", "mixed", "prune80")
+    monkeypatch.setattr(process, "ask", workers.ask)
+    commands = []
+    for epochs in (3, None):
+        transforming.make(store, store.card("tiny"), chain("prune80"), epochs, True, lambda *_: None)
+        monkeypatch.setattr(process, "ask", lambda request, *_: Reply(str(getattr(request, "precision", ""))))
+        options = pipeline.Options(as_it_is=True, allowed_drop=0.3, finetune_epochs=None if epochs else 5)
+        (card,) = pipeline.export(store, [variant], options, begin=lambda _: None, done=lambda: None)
+        commands.append(card.command)
+        monkeypatch.setattr(process, "ask", workers.ask)
+    asked = "python -m export tiny --transforms prune80 --formats onnx --precisions mixed"
+    assert commands == [
+        f"{asked} --finetune-epochs 3 --max-accuracy-drop 0.3 --force",
+        f"{asked} --max-accuracy-drop 0.3 --force",
+    ]
+
+
 def test_only_a_transform_may_see_a_gpu() -> None:
     prepare = Prepare("", "", "digits", "", "", 0.1, 1, 0)
     convert = Convert("", "", "", "onnx", "fp32", 1)
