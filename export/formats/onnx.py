@@ -72,6 +72,7 @@ def convert(request: Conversion) -> Converted:
     else:
         model = onnx_float.half(core) if request.precision == "fp16" else onnx_float.finish(core)
     path = request.folder / f"model{SUFFIX}"
+    graph.shorten(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
     optimized = graph.optimized(path)
     if request.precision in ("int8", "mixed"):

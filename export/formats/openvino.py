@@ -65,6 +65,7 @@ def convert(request: Conversion) -> Converted:
     else:
         model = floats.finish(core)
     source, path = request.folder / "source.onnx", request.folder / f"model{SUFFIX}"
+    onnx_graph.shorten(model)
     onnx.save(model, source)
     try:
         graph = ov.convert_model(source)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.formats import Inside
+from export.onnx.graph import PRODUCTS
 
-_PRODUCTS = ("Conv", "MatMul", "Gemm")
 _PASSES = ("DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Reshape", "Relu", "Clip")
 
 
@@ -32,7 +32,7 @@ def _weights(graph: Any) -> Iterator[NDArray[Any]]:
     made = {node.output[0]: node for node in graph.node}
     seen: set[str] = set()
     for node in graph.node:
-        if node.op_type not in _PRODUCTS:
+        if node.op_type not in PRODUCTS:
             continue
         name = node.input[1]
         while name not in stored and name in made and made[name].op_type in _PASSES:
@@ -55,7 +55,7 @@ def _macs(model: Any) -> int | None:
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in typed.initializer}
     total = 0
     for node in typed.node:
-        if node.op_type not in _PRODUCTS:
+        if node.op_type not in PRODUCTS:
             continue
         given, weights = shapes.get(node.output[0], ()), shapes.get(node.input[1], ())
         output = (1, *given[1:]) if given else ()  # the batch survives a Reshape only by name

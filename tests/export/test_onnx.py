@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from catalog import Store, Variant
 from export.onnx import floats, int8, stem
 from export.onnx import graph as onnx_graph
+from export.onnx.calibration import Choice
 from export.onnx.graph import OUTPUT, PIXELS, Core
 
 RNG = np.random.default_rng(0)
@@ -121,6 +122,27 @@ def test_pixels_side_by_side_change_no_bit(
     plain = int8.quantize(core, IMAGES)
     assert "side_by_side" not in {name for node in plain.graph.node for name in node.output}
     np.testing.assert_array_equal(answers(widened, IMAGES), answers(plain, IMAGES))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "mixed"])
+def test_short_names_change_no_bit_and_layers_keep_theirs(precision: str) -> None:
+    core = small_core(3, 1, (1, 1, 1, 1))
+    quantizer = int8.Quantizer(core, IMAGES)
+    made = {
+        "fp32": lambda: floats.finish(core),
+        "fp16": lambda: floats.half(core),
+        "int8": quantizer.model,
+        "mixed": lambda: quantizer.model(Choice(floats=(quantizer.layers[1],))),
+    }
+    model = made[precision]()
+    expected, size = answers(model, IMAGES), model.ByteSize()
+    onnx_graph.shorten(model)
+    np.testing.assert_array_equal(answers(model, IMAGES), expected)
+    assert model.ByteSize() < size
+    named = {node.name for node in model.graph.node} - {""}
+    assert named == set(quantizer.layers) == {"conv", "dense"}
+    assert [tensor.name for tensor in (*model.graph.input, *model.graph.output)] == ["images", "probabilities"]
+    assert max(len(name) for node in model.graph.node for name in node.input if name != "images") <= 3
 
 
 def test_a_width_that_does_not_divide_is_left_as_it_is() -> None:
