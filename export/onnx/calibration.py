@@ -26,7 +26,7 @@ BINS = 2048
 LEVELS = 256  # of an 8-bit number
 HISTOGRAM_IMAGES = 256  # the second pass needs a distribution, not its last image
 MOST_BYTES = 2**27  # of activations held at a time
-VERSION = 1  # of the rules below; a change makes what was found before void
+VERSION = 2  # of the rules below; a change makes what was found before void
 METHODS = ("minmax", "entropy", "percentile-99.99", "percentile-99.999")
 
 Ranges = dict[str, tuple[float, float]]
@@ -35,14 +35,30 @@ Batches = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Choice:
-    """How a model is quantized; `floats` are the layers, by name, that are not."""
+    """How a model is quantized; `floats` are the layers, by name, that are not.
+
+    A kernel has a scale for each output channel, or one for all of it: with `dense_by_tensor` those of dense layers
+    alone, without `per_channel` every kernel.
+    """
 
     method: str = "minmax"
     per_channel: bool = True
+    dense_by_tensor: bool = False
     floats: tuple[str, ...] = ()
 
+    @property
+    def keeps_dense(self) -> bool:
+        """Whether equal weights of a dense layer stay equal: one scale for all of them."""
+        return self.dense_by_tensor or not self.per_channel
+
+    def words(self) -> dict[str, Any]:
+        """For a card's log."""
+        told = {"per_channel": self.per_channel, "dense_by_tensor": self.keeps_dense}
+        return {"calibration": self.method, **told}
+
     def __str__(self) -> str:
-        weights = "by channel" if self.per_channel else "by tensor"
+        dense = "convolutions by channel, dense by tensor" if self.dense_by_tensor else "by channel"
+        weights = dense if self.per_channel else "by tensor"
         return f"{self.method}, {weights}" + (f", {len(self.floats)} layers float" if self.floats else "")
 
 
@@ -55,7 +71,8 @@ class Spread:
     counts: NDArray[np.int64]
 
 
-CHOICES = tuple(Choice(method, per_channel) for method, per_channel in itertools.product(METHODS, (True, False)))
+WEIGHTS = ((True, False), (True, True), (False, False))  # by channel; convolutions alone; by tensor
+CHOICES = tuple(Choice(method, *weights) for method, weights in itertools.product(METHODS, WEIGHTS))
 
 
 def measure(model: Any, name: str, images: NDArray[np.uint8], pixels: Batches) -> dict[str, Spread]:
@@ -218,7 +235,7 @@ def digest_of(*arrays: NDArray[Any]) -> str:
 def chosen_from(found: dict[str, Any]) -> Choice:
     """The choice in what was kept."""
     told = found["choice"]
-    return Choice(told["method"], told["per_channel"], tuple(told["floats"]))
+    return Choice(told["method"], told["per_channel"], told["dense_by_tensor"], tuple(told["floats"]))
 
 
 def as_json(choice: Choice) -> dict[str, Any]:

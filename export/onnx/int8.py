@@ -1,9 +1,10 @@
 """Static int8 for ONNX: integer convolutions and dense layers from the raw pixel to the logits.
 
-Weights are symmetric int8 by output channel, activations uint8, ranges from calibration images. The pixel needs no
-calibration: a byte b stands for b/255, so its scale is 1/255 and its zero point 0, and the byte that arrives IS the
-quantized value. ONNX Runtime's quantizer puts a QuantizeLinear there all the same; it is taken out again. The logits
-stay in the float that the last integer product is scaled to, and Softmax stays float.
+Weights are symmetric int8 by output channel, those of dense layers by tensor where they were trained so or hold zeros
+or clusters, activations uint8, ranges from calibration images. The pixel needs no calibration: a byte b stands for
+b/255, so its scale is 1/255 and its zero point 0, and the byte that arrives IS the quantized value. ONNX Runtime's
+quantizer puts a QuantizeLinear there all the same; it is taken out again. The logits stay in the float that the last
+integer product is scaled to, and Softmax stays float.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from export.onnx import calibration, stem
 from export.onnx import floats as onnx_float
 from export.onnx import graph as onnx_graph
 from export.onnx.calibration import Choice, Ranges
-from export.onnx.graph import INPUT, PIXELS, Core
+from export.onnx.graph import INPUT, PIXELS, PRODUCTS, Core
 
 FIRST = Choice()
 DENSE = ("QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger")
 CONVOLUTION = ("QLinearConv", "ConvInteger")
-_PRODUCTS = ("Conv", "MatMul", "Gemm")
+FEW = 64  # distinct values of a kernel that counts as clustered
+SPARSE = 0.1  # share of zeros in a kernel that counts as pruned
 _MOVES = ("Transpose", "Reshape", "Flatten", "MaxPool", "NhwcMaxPool")  # these move bytes about and compute nothing
 
 
@@ -45,7 +47,27 @@ class Quantizer:
     @property
     def layers(self) -> list[str]:
         """Names of the convolutions and dense layers, from the input on."""
-        return [node.name for node in self.prepared.graph.node if node.op_type in _PRODUCTS]
+        return [node.name for node in self.prepared.graph.node if node.op_type in PRODUCTS]
+
+    @functools.cached_property
+    def dense(self) -> dict[str, NDArray[np.float32]]:
+        """Kernels of the dense layers, by tensor name."""
+        from onnx import numpy_helper
+
+        graph = self.prepared.graph
+        products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+        found = [onnx_graph.initializer(graph, node.input[1]) for node in products]
+        return {tensor.name: numpy_helper.to_array(tensor) for tensor in found if tensor is not None}
+
+    @property
+    def clustered(self) -> bool:
+        """Whether a dense kernel holds a few distinct values only."""
+        return any(len(np.unique(kernel)) <= FEW < kernel.size for kernel in self.dense.values())
+
+    @property
+    def pruned(self) -> bool:
+        """Whether a dense kernel holds many zeros."""
+        return any(np.mean(kernel == 0) > SPARSE for kernel in self.dense.values())
 
     def pixels(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Raw images as the core's pixels."""
@@ -91,6 +113,8 @@ class Quantizer:
             "scale": np.array(self.core.scale, np.float32),
             "zero_point": np.array(0, np.uint8),
         }
+        whole = {"quant_type": ort.QuantType.QInt8, "symmetric": True}
+        overrides = {PIXELS: [pixel]} | ({name: [whole] for name in self.dense} if choice.dense_by_tensor else {})
         last = [node.name for node in self.prepared.graph.node if node.op_type == "Softmax"]
         quantizer = QDQQuantizer(
             save_and_reload_model_with_shape_infer(self.prepared),
@@ -102,7 +126,7 @@ class Quantizer:
             [],
             [*last, *choice.floats],
             list({*QDQRegistry, *QLinearOpsRegistry}),
-            {"WeightSymmetric": True, "TensorQuantOverrides": {PIXELS: [pixel]}},
+            {"WeightSymmetric": True, "TensorQuantOverrides": overrides},
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
@@ -155,7 +179,7 @@ def _feed_bytes(model: Any, core: Core, widen: bool) -> None:
 
     graph = model.graph
     readers = onnx_graph.consumers(graph, PIXELS)
-    if len(readers) != 1 or readers[0].op_type not in ("QuantizeLinear", *_PRODUCTS):
+    if len(readers) != 1 or readers[0].op_type not in ("QuantizeLinear", *PRODUCTS):
         raise ValueError(f"the quantizer left the pixels to {[node.op_type for node in readers]}")
     if readers[0].op_type != "QuantizeLinear":
         onnx_float.head(model, core, fold=True)

@@ -33,6 +33,11 @@ class Learned:
     activations: dict[str, Any]
     weights: dict[str, list[float]]
 
+    @property
+    def dense_by_tensor(self) -> bool:
+        """Whether kernels were trained with one scale for all of their channels."""
+        return any(len(sizes) == 1 for sizes in self.weights.values())
+
 
 def write(learned: Learned, path: Path) -> None:
     """Writes `ranges.json`."""

@@ -1,6 +1,7 @@
 """Looks for the int8 model that strays least from its float parent, on images held out of training.
 
-`calibrate` tries every rule for ranges, with scales by channel and by tensor. `give_back` starts from the best of these
+`calibrate` tries every rule for ranges, with scales by channel, by tensor, and by tensor for dense layers alone, which
+keeps what pruning and clustering made of them. `give_back` starts from the best of these
 and, where it still loses more than the budget allows, leaves layers in float: it ranks them by the damage each does
 when it alone is quantized, and gives the worst back until the loss is within the budget. That loss is counted as the
 card will count it: on all validation images, against the network as trained. Test images are never seen.
@@ -23,6 +24,7 @@ from export.onnx.calibration import CHOICES, Choice, Judgement, Ranges
 from export.onnx.int8 import Quantizer
 
 MOST = 4096  # validation images at most, for the choice of a calibration
+WORSE = 1.5  # times the least damage, that a pruned network may take for a file that compresses better
 RANKED = 512  # of them, for the ranking of layers: it needs an order, not a figure
 BATCH = 64
 
@@ -79,21 +81,21 @@ def chosen(request: Conversion, quantizer: Quantizer, give: bool = False) -> Fou
     Raises:
         KilnError: As `give_back`.
     """
-    learned = learned_ranges(request, quantizer)
+    learned, choice = learned_ranges(request, quantizer)
     log: list[dict[str, Any]] = []
     tried = None if learned and not give else bench(request, quantizer, learned)
-    choice, method, judged = Choice(), "learned in training", "learned in training"
+    method = judged = "learned in training"
     if tried and not learned:
         choice, log = calibrate(request, tried)
         method = choice.method
         split = "validation split" if tried.labels is not None else "calibration images, none being held out"
         judged = f"searched on the {split}"
-    settings: dict[str, Any] = {"calibration": judged, "calibration_method": method, "per_channel": choice.per_channel}
     if tried and give:
         choice = _affordable(request, tried, log, choice)
         choice, more = give_back(request, tried, choice)
-        settings |= {"calibration_method": method if learned else choice.method, "per_channel": choice.per_channel}
-        log, settings = [*log, *more], {**settings, "float_layers": list(choice.floats)}
+        log, method = [*log, *more], method if learned else choice.method
+    settings = {**choice.words(), "calibration": judged, "calibration_method": method}
+    settings |= {"float_layers": list(choice.floats)} if give else {}
     return Found(choice, learned, settings, log)
 
 
@@ -103,20 +105,39 @@ def _affordable(request: Conversion, tried: Bench, log: list[dict[str, Any]], be
         return best
     least = tried.parent_top1(MOST) - request.allowed_drop
     able = [step for step in log if step["validation_top1"] >= least]
-    if not able:
-        return best
-    step = min(able, key=lambda step: float(step["damage"]))
-    return Choice(step["calibration"], step["per_channel"])
+    return _preferred(able, tried.quantizer) if able else best
 
 
-def learned_ranges(request: Conversion, quantizer: Quantizer) -> Ranges:
-    """By tensor name, the ranges that quantization-aware training left beside the Keras model; empty for none."""
+def _preferred(log: list[dict[str, Any]], quantizer: Quantizer) -> Choice:
+    """The choice that did least damage; in a compressed network, of those that keep what is in its dense layers.
+
+    Scales by channel make 16 clusters into 50 to 80 different bytes. Zeros they keep, but the file grows by an eighth,
+    which `WORSE` weighs against the damage.
+    """
+
+    def damage(step: dict[str, Any]) -> float:
+        return float(step["damage"])
+
+    step = min(log, key=damage)
+    keeping = min((step for step in log if step["dense_by_tensor"]), key=damage, default=step)
+    if quantizer.clustered or (quantizer.pruned and damage(keeping) <= WORSE * damage(step)):
+        step = keeping
+    return next(choice for choice in CHOICES if choice.words().items() <= step.items())
+
+
+def learned_ranges(request: Conversion, quantizer: Quantizer) -> tuple[Ranges, Choice]:
+    """By tensor name, the ranges that quantization-aware training left beside the Keras model, and its weights' scales.
+
+    Without such a training there are no ranges, and scales are by channel.
+    """
     path = request.keras_path.parent / "ranges.json"
     if not path.is_file():
-        return {}
+        return {}, Choice()
     from export.onnx import learned
 
-    return learned.by_tensor(quantizer.prepared, quantizer.pixels, request.keras_path, learned.read(path))
+    told = learned.read(path)
+    found = learned.by_tensor(quantizer.prepared, quantizer.pixels, request.keras_path, told)
+    return found, Choice(dense_by_tensor=told.dense_by_tensor)
 
 
 def bench(request: Conversion, quantizer: Quantizer, learned: Ranges) -> Bench:
@@ -129,15 +150,11 @@ def bench(request: Conversion, quantizer: Quantizer, learned: Ranges) -> Bench:
 
 
 def calibrate(request: Conversion, tried: Bench) -> tuple[Choice, list[dict[str, Any]]]:
-    """The calibration that does least damage, and what was tried; found once for a model and its images."""
+    """The preferred calibration, and what was tried; found once for a model and its images."""
 
     def find() -> dict[str, Any]:
-        log, best = [], (np.inf, CHOICES[0])
-        for choice in CHOICES:
-            judgement = tried.judge(choice, MOST)
-            log.append({"calibration": choice.method, "per_channel": choice.per_channel, **judgement.words()})
-            best = min(best, (judgement.damage, choice), key=lambda pair: pair[0])
-        return {"choice": calibration.as_json(best[1]), "log": log}
+        log = [{**choice.words(), **tried.judge(choice, MOST).words()} for choice in CHOICES]
+        return {"choice": calibration.as_json(_preferred(log, tried.quantizer)), "log": log}
 
     found = calibration.kept(request.cache, {"search": "calibration", **_key(request, tried)}, find)
     return calibration.chosen_from(found), list(found["log"])
@@ -194,8 +211,7 @@ def _drop(judgement: Judgement, parent_top1: float) -> float:
 def _step(choice: Choice, judgement: Judgement, parent_top1: float) -> dict[str, Any]:
     return {
         "float_layers": list(choice.floats),
-        "calibration": choice.method,
-        "per_channel": choice.per_channel,
+        **choice.words(),
         **judgement.words(),
         "validation_drop": round(_drop(judgement, parent_top1), 4),
     }

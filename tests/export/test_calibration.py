@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
-from catalog import KilnError
-from export.formats import Conversion
+from catalog import KilnError, WeightCount
+from export import proof
+from export.formats import Conversion, Inside
 from export.onnx import calibration, floats, graph, int8, search
+from export.onnx import inside as onnx_inside
 from export.onnx.calibration import BINS, CHOICES, Choice, Spread
-from export.onnx.graph import PIXELS
+from export.onnx.graph import PIXELS, Core
 from tests.export.test_onnx import IMAGES, small_core
 
 RNG = np.random.default_rng(1)
@@ -81,10 +84,13 @@ def request_(tmp_path: Path) -> Conversion:
 def test_a_search_tries_everything_and_is_not_repeated(request_: Conversion, monkeypatch: pytest.MonkeyPatch) -> None:
     quantizer = int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
     found = search.chosen(request_, quantizer)
-    assert [(s["calibration"], s["per_channel"]) for s in found.log] == [(c.method, c.per_channel) for c in CHOICES]
+    assert [choice.words().items() <= step.items() for choice, step in zip(CHOICES, found.log, strict=True)] == [
+        True
+    ] * 12
     best = min(found.log, key=lambda step: step["damage"])
-    assert (found.choice.method, found.choice.per_channel) == (best["calibration"], best["per_channel"])
-    told = {"calibration_method": best["calibration"], "per_channel": best["per_channel"]}
+    assert found.choice.words().items() <= best.items()
+    told = {"calibration_method": best["calibration"]}
+    told |= {name: best[name] for name in ("per_channel", "dense_by_tensor")}
     assert found.settings == {"calibration": "searched on the validation split", **told}
     monkeypatch.setattr(search.Bench, "judge", lambda *_: pytest.fail("it searched again"))
     again = search.chosen(request_, quantizer)
@@ -124,16 +130,16 @@ def test_a_calibration_that_keeps_the_budget_spares_every_layer(request_: Conver
     class Fickle(search.Bench):
         def judge(self, choice: Choice, count: int | None = None) -> calibration.Judgement:
             """By tensor it answers more often right, though further from the float answers."""
-            lost = 50 if choice.per_channel else 0
-            return calibration.Judgement(0.1 if choice.per_channel else 0.2, self.parent_top1() - lost, 1.0)
+            lost = 0 if choice.keeps_dense else 50
+            return calibration.Judgement(0.2 if choice.keeps_dense else 0.1, self.parent_top1() - lost, 1.0)
 
     quantizer = int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
     tried = Fickle(quantizer, IMAGES[:48], np.asarray(request_.validation_labels), 1)
     budgeted = Conversion(**{**vars(request_), "allowed_drop": 0.5})
     start, log = search.calibrate(budgeted, tried)
-    assert start.per_channel
+    assert not start.keeps_dense
     spared = search._affordable(budgeted, tried, log, start)
-    assert spared == Choice("minmax", per_channel=False)
+    assert spared == Choice("minmax", dense_by_tensor=True)
     assert search.give_back(budgeted, tried, spared)[0].floats == ()
 
 
@@ -184,9 +190,63 @@ def test_a_layer_left_in_float_runs_in_float(place: int, tmp_path: Path) -> None
     assert calibration.judge(search.run(model, IMAGES, 1), reference, None).damage < 0.01
 
 
-def test_learned_ranges_go_before_measured_ones() -> None:
-    from onnx import numpy_helper
+def compressed(clusters: int = 0, zeros: float = 0.0) -> Core:
+    """A small network whose dense layer is wide enough to be pruned or clustered, and is; channels differ in size."""
+    core = small_core(3, 1, (1, 1, 1, 1))
+    dense = graph.initializer(core.model.graph, "d")
+    kernel = RNG.normal(0, 1, (8, 40)) * np.geomspace(0.2, 3, 40)
+    if clusters:
+        edges = np.quantile(kernel, np.linspace(0, 1, clusters + 1))
+        kernel = edges[np.clip(np.searchsorted(edges, kernel), 1, clusters)]
+    kernel[RNG.random(kernel.shape) < zeros] = 0
+    dense.CopyFrom(numpy_helper.from_array(kernel.astype(np.float32), "d"))
+    core.model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 40
+    return core
 
+
+@pytest.mark.parametrize(
+    ("core", "factor", "kept"),
+    [
+        (compressed(), 1.4, False),  # nothing to keep: the least damage decides
+        (compressed(clusters=16), 3.0, True),  # clusters dissolve otherwise
+        (compressed(zeros=0.8), 1.4, True),
+        (compressed(zeros=0.8), 1.6, False),  # zeros stay either way, and this costs too much
+    ],
+    ids=["plain", "clustered", "pruned", "pruned, but too harmful"],
+)
+def test_what_is_in_dense_layers_is_kept_where_it_costs_little(
+    core: Core, factor: float, kept: bool, request_: Conversion
+) -> None:
+    class Weighing(search.Bench):
+        def judge(self, choice: Choice, count: int | None = None) -> calibration.Judgement:
+            return calibration.Judgement(factor if choice.keeps_dense else 1.0, self.parent_top1(), 1.0)
+
+    quantizer = int8.Quantizer(core, IMAGES)
+    choice, _ = search.calibrate(request_, Weighing(quantizer, IMAGES[:48], np.asarray(request_.validation_labels), 1))
+    assert choice.keeps_dense == kept
+
+
+def test_a_clustered_dense_layer_has_as_few_bytes_as_values(request_: Conversion, tmp_path: Path) -> None:
+    """By the count that goes into a card: 16 values are 16 bytes, zeros are zeros; by channel they would be more."""
+    quantizer = int8.Quantizer(compressed(clusters=16, zeros=0.5), IMAGES)
+    found = search.chosen(request_, quantizer)
+    assert found.settings["dense_by_tensor"]
+    (kernel,) = quantizer.dense.values()
+
+    def stored(choice: Choice) -> WeightCount:
+        path = tmp_path / "model.onnx"
+        model = quantizer.model(choice)
+        graph.shorten(model)
+        path.write_bytes(model.SerializeToString())
+        inside = onnx_inside.inside(path)
+        return proof.count(Inside([weights for weights in inside.weights if weights.shape == (8, 40)], None))
+
+    whole, split = stored(found.choice), stored(Choice())
+    assert len(np.unique(kernel)) >= whole.distinct >= 10 and split.distinct > 40
+    assert np.count_nonzero(kernel == 0) <= whole.zeros and whole.types == {"int8": 320}
+
+
+def test_learned_ranges_go_before_measured_ones() -> None:
     quantizer = int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
     model = quantizer.model(learned={"r": (0.0, 25.5)}, widen=False)
     scales = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name.startswith("r_")}

@@ -17,8 +17,10 @@ from onnx import numpy_helper
 import catalog
 from catalog import KilnError, Recipe, Store, Variant, plugin, plugin_names
 from export import pipeline, process, transforming
+from export.formats import Conversion
 from export.onnx import graph as onnx_graph
-from export.onnx import int8, learned
+from export.onnx import int8, learned, search
+from export.onnx.calibration import Choice
 from export.onnx.int8 import CONVOLUTION, DENSE
 from export.transforms import MODEL, PACKAGE, Progress, Tuning, _kernels, chain, levels, name_of
 from export.tuning.apply import Transform, recipe_of
@@ -242,7 +244,8 @@ def integer(aware: Path, quantizer: int8.Quantizer) -> tuple[learned.Learned, An
     """Its learned ranges, and the graph that ONNX Runtime makes of the int8 model with them."""
     ranges = learned.read(aware / "ranges.json")
     tensors = learned.by_tensor(quantizer.prepared, quantizer.pixels, aware / MODEL, ranges)
-    onnx.save(quantizer.model(learned=tensors), aware / "int8.onnx")
+    choice = Choice(dense_by_tensor=ranges.dense_by_tensor)
+    onnx.save(quantizer.model(choice, tensors), aware / "int8.onnx")
     return ranges, onnx_graph.optimized(aware / "int8.onnx")
 
 
@@ -264,9 +267,20 @@ def test_its_scales_are_the_learned_ones(integer: tuple[learned.Learned, Any]) -
         told = np.array(ranges.weights[layer]) / 127  # by channel, widened stems repeat them
         assert set(np.round(constants[node.input[4]].ravel() / told.max(), 4)) == set(np.round(told / told.max(), 4))
     dense = [node for node in graph.node if node.op_type == "QGemm"]
+    for node, layer in zip(dense, ["dense", "dense_1", "logits"], strict=True):
+        assert constants[node.input[4]].size == 1  # (a, a_scale, a_zero_point, b, b_scale, …)
+        assert float(constants[node.input[4]].reshape(())) == pytest.approx(ranges.weights[layer][0] / 127, rel=1e-5)
     for node, layer in zip(dense, ["dense", "dense_1"], strict=False):  # the logits stay in float
         low, high = learned.nudged(*ranges.activations[layer])
         assert float(constants[node.input[7]]) == pytest.approx((high - low) / 255, rel=1e-5)
+
+
+def test_the_search_takes_ranges_and_scales_as_they_were_trained(aware: Path, quantizer: int8.Quantizer) -> None:
+    request = Conversion(aware / MODEL, aware, "int8", np.zeros((1, 32, 32, 3), np.uint8))
+    found = search.chosen(request, quantizer)
+    assert found.choice == Choice(dense_by_tensor=True) and found.learned and not found.log
+    told = {"calibration": "learned in training", "calibration_method": "learned in training"}
+    assert found.settings == {**told, "per_channel": True, "dense_by_tensor": True}
 
 
 def test_the_ranges_are_learned_on_images_and_told(aware: Path) -> None:
