@@ -127,6 +127,8 @@ def _make(store: Store, parent: Card, source: Source, links: list[Stage], epochs
             validation=float(parent.recipe.get("validation", 0.1)),
             seed=parent.seed,
             parent_sha256=source.weights_sha256,
+            teacher_path=str(trained(store, parent).keras_path),
+            teacher_sha256=parent.weights_sha256,
         )
         reply = process.ask(request, math.inf, watch=lambda: _tell(progress, name, tell))
         if reply.error:

@@ -34,6 +34,7 @@ from catalog import KilnError, Recipe
 MODEL = "model.keras"
 RANGES = "ranges.json"
 PACKAGE = "export.transforms"
+TEACHER = "trained"  # in a recipe: the network as trained, whose hash stands in the card
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,15 @@ class Tuning:
     epochs: float = 0.1  # share of the parent's epochs
     learning_rate: float = 0.1  # share of the parent's peak
     at_least: int = 2  # epochs
-    distill: float = 0.0  # share of the loss that asks for the answers of the model it starts from
+    distill: float = 0.0  # share of the loss that asks for the answers of the network as trained
     families: dict[str, dict[str, Any]] = field(default_factory=dict)  # architecture -> fields of Recipe
 
     def recipe(self, architecture: str, parent: dict[str, Any], epochs: int | None = None) -> Recipe:
         """The recipe of a fine-tuning; `parent` is a card's `recipe`, `epochs` overrides the length.
 
         Whatever makes training harder than the task (mixing of images, small images first, averages) is left out: the
-        weights are to stay where they are and mend. A teacher is the model it starts from, never the parent's own.
+        weights are to stay where they are and mend. A teacher is the network as trained, for every link of a chain, so
+        that what an earlier link lost is not handed on. It is never the parent's own.
 
         Raises:
             KilnError: `parent` is no recipe of this version.
@@ -74,7 +76,7 @@ class Tuning:
             weights="none",
             frozen_layers=0,
             mixed_precision=False,
-            teacher="parent" if self.distill else "",
+            teacher=TEACHER if self.distill else "",
             distill_weight=self.distill,
         )
         tuned = dataclasses.replace(tuned, **self.families.get(architecture, {}))
@@ -108,6 +110,8 @@ class Work:
     dataset: Any  # training.data.Dataset; choose by its validation split, never look at its test images
     seed: int
     parent_sha256: str  # of the weights it starts from
+    teacher_path: Path  # the network as trained: `keras_path` itself for the first link of a chain
+    teacher_sha256: str
     progress: Callable[[Progress], None]
     stop: Callable[[], bool] = lambda: False
 
@@ -118,6 +122,7 @@ class Work:
             "level": self.level,
             "parameters": self.parameters,
             "parent_sha256": self.parent_sha256,
+            "teacher_sha256": self.teacher_sha256,
             "dataset": self.dataset.sha256,
             "seed": self.seed,
             **self.recipe.decisive(),

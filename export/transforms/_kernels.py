@@ -8,6 +8,7 @@ import numpy as np
 
 from export.tuning.twin import Weights
 
+SPARED = 0.05  # share of the weights to prune that the smallest kernels may keep
 KINDS = ("Conv2D", "Dense")  # DepthwiseConv2D is closed to pruning and clustering: few weights, all of them needed
 
 
@@ -31,6 +32,27 @@ def prunable(model: Any, parameters: dict[str, Any]) -> list[str]:
     group = parameters.get("zeros_of", [0, 1])[1]
     inner = kernels(model)[1:-1]
     return [layer.name for layer in inner if layer.kernel.shape[-2] % group == 0]
+
+
+def heavy(weights: Weights, chosen: list[str]) -> list[str]:
+    """`chosen` without the smallest kernels, as many as together hold at most the share `SPARED` of the weights.
+
+    Convolutions near the image have few weights, each of which works at every pixel: zeros there save little and cost
+    most.
+    """
+    left = SPARED * size(weights, chosen)
+    spared = set()
+    for name in sorted(chosen, key=lambda name: weights[name][0].size):
+        left -= weights[name][0].size
+        if left < 0:
+            break
+        spared.add(name)
+    return [name for name in chosen if name not in spared]
+
+
+def size(weights: Weights, chosen: list[str]) -> int:
+    """Weights in the kernels of the chosen layers."""
+    return sum(weights[name][0].size for name in chosen)
 
 
 def lamp(weights: Weights, chosen: list[str], sparsity: float) -> dict[str, float]:
@@ -60,6 +82,11 @@ def _names(layer: Any) -> str:
 def sparsity(weights: Weights, chosen: list[str]) -> dict[str, float]:
     """The share of zeros in each chosen layer's kernel, 0..1."""
     return {name: round(float(np.mean(weights[name][0] == 0)), 4) for name in chosen}
+
+
+def together(weights: Weights, chosen: list[str]) -> float:
+    """The share of zeros in all chosen kernels, 0..1."""
+    return round(sum(int(np.sum(weights[name][0] == 0)) for name in chosen) / size(weights, chosen), 4)
 
 
 def distinct(weights: Weights, chosen: list[str]) -> dict[str, int]:

@@ -64,6 +64,7 @@ def apply(work: Work) -> dict[str, Any]:
     after = channels.wiring(network_now)
     return {
         **work.parameters,
+        "teacher_sha256": work.parent_sha256,
         "macs": [network.macs(parent), network.macs(network_now)],
         "weights": [parent.count_params(), network_now.count_params()],
         "channels": channels.widths(before, after),

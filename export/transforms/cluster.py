@@ -55,11 +55,12 @@ def apply(work: Work) -> dict[str, Any]:
         )
 
     model = tf_keras.models.clone_model(_kernels.copy_of(tf_keras, crossed.model), clone_function=wrap)
-    tuned = finetune.tune(tf_keras, model, work, teacher=crossed.model)
+    tuned = finetune.tune(tf_keras, model, work, teacher=twin.teacher(crossed, work))
     weights = twin.weights_of(tfmot.clustering.keras.strip_clustering(model))
     difference = twin.cross_back(crossed, weights, work.folder / MODEL)
     return {
         **work.parameters,
+        "teacher_sha256": work.teacher_sha256,
         "distinct": _kernels.distinct(weights, chosen),
         "zeros_kept": _kernels.sparsity(weights, sparse),
         "left_alone": _kernels.others(crossed.model, chosen),

@@ -7,7 +7,8 @@ schemes, per layer).
 
 The pixels are not rounded in training, because in an int8 graph the byte is the quantized value. The ranges begin where
 the float network's activations lie on training images: the tool's own start at -6 and 6 would take thousands of steps
-of a moving average to get there.
+of a moving average to get there. The epoch that does best on the validation split is kept, be it none: where rounding
+costs little to begin with, a fine-tuning may cost more.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog import KilnError
+from export.onnx.int8 import FEW, SPARSE
 from export.transforms import MODEL, RANGES, Tuning, Work
 
 ORDER = 3
@@ -26,7 +28,6 @@ LEVELS: dict[str, dict[str, Any]] = {"quantize_aware": {"bits": 8}}
 TUNING = Tuning(epochs=0.05, learning_rate=0.05, at_least=2, distill=0.7)
 CALIBRATION_BATCHES = 8
 UNTOUCHED = ("InputLayer", "Rescaling")
-FEW = 64  # distinct values of a kernel that counts as clustered
 
 
 def apply(work: Work) -> dict[str, Any]:
@@ -47,7 +48,8 @@ def apply(work: Work) -> dict[str, Any]:
     plan = _plan(crossed.model, before)
     model = _quantized(tf_keras, crossed.model, plan)
     _begin_ranges(tf_keras, crossed.model, model, work)
-    tuned = finetune.tune(tf_keras, model, work, teacher=crossed.model)
+    _begin_scales(model)
+    tuned = finetune.tune(tf_keras, model, work, teacher=twin.teacher(crossed, work), keep_best=True)
     weights = {name: _plain(model, crossed.model.get_layer(name), before[name], plan.get(name, "")) for name in before}
     difference = twin.cross_back(crossed, weights, work.folder / MODEL)
     ranges = learned.Learned(
@@ -58,9 +60,11 @@ def apply(work: Work) -> dict[str, Any]:
     preserved = [name for name, kind in plan.items() if kind]
     return {
         **work.parameters,
+        "teacher_sha256": work.teacher_sha256,
         "zeros_kept": _kernels.sparsity(weights, [name for name in preserved if np.any(before[name][0] == 0)]),
         "distinct_kept": _kernels.distinct(weights, [name for name in preserved if plan[name] == "clusters"]),
-        "fake_quantized_val_accuracy": tuned.history[-1].get("val_accuracy"),
+        "fake_quantized_val_accuracy": tuned.kept.get("val_accuracy"),
+        "kept_epoch": tuned.kept["epoch"],
         "crossing_differences": [crossed.largest_difference, difference],
         "history": tuned.history,
     }
@@ -78,7 +82,7 @@ def _plan(model: Any, weights: dict[str, list[NDArray[Any]]]) -> dict[str, str]:
     for layer in _kernels.kernels(model):
         kernel = weights[layer.name][0]
         few = len(np.unique(kernel)) <= FEW < kernel.size
-        plan[layer.name] = "clusters" if few else "zeros" if np.mean(kernel == 0) > 0.1 else ""
+        plan[layer.name] = "clusters" if few else "zeros" if np.mean(kernel == 0) > SPARSE else ""
     return plan
 
 
@@ -155,6 +159,16 @@ def _begin_ranges(tf_keras: Any, network: Any, model: Any, work: Work) -> None:
     for name, low, high in zip(names, np.mean(lows, axis=0), np.mean(highs, axis=0), strict=True):
         variables[name][0].assign(low)
         variables[name][1].assign(high)
+
+
+def _begin_scales(model: Any) -> None:
+    """Sets every kernel's range to its largest magnitude, so that the network can be measured before its first step."""
+    for wrapper in model.layers:
+        for kernel, _, kept in getattr(wrapper, "_weight_vars", []):
+            size = np.abs(kernel.numpy())
+            largest = size.reshape(-1, size.shape[-1]).max(axis=0) if kept["max_var"].shape.rank else size.max()
+            kept["min_var"].assign(-largest)
+            kept["max_var"].assign(largest)
 
 
 def _plain(model: Any, layer: Any, before: list[NDArray[Any]], kind: str) -> list[NDArray[Any]]:

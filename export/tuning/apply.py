@@ -37,6 +37,8 @@ class Transform:
     validation: float
     seed: int
     parent_sha256: str
+    teacher_path: str
+    teacher_sha256: str
 
 
 class Stop:
@@ -85,6 +87,8 @@ def transform(request: Transform, stop: Stop) -> dict[str, Any]:
             dataset=loaded,
             seed=request.seed,
             parent_sha256=request.parent_sha256,
+            teacher_path=Path(request.teacher_path),
+            teacher_sha256=request.teacher_sha256,
             progress=_teller(Path(request.progress)),
             stop=stop,
         )

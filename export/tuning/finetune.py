@@ -31,10 +31,14 @@ PREDICT_BATCH = 500
 
 @dataclass(frozen=True)
 class Tuned:
-    """How it went: one row an epoch (loss, accuracy and val_accuracy in 0..1), and seconds over all its processes."""
+    """How it went: one row an epoch (loss, accuracy and val_accuracy in 0..1), and seconds over all its processes.
+
+    Where the best is kept, the first row is of epoch 0, before any step; `kept` is the row of the weights it ends with.
+    """
 
     history: list[dict[str, float]]
     seconds: float
+    kept: dict[str, float]
 
 
 def tune(
@@ -46,6 +50,7 @@ def tune(
     phase: str = "",
     recipe: Recipe | None = None,
     teacher: Any = None,
+    keep_best: bool = False,
     checkpoint_seconds: float = 60.0,
 ) -> Tuned:
     """Trains `model` (uint8 images to logits) in place, from the newest whole checkpoint of this work if there is one.
@@ -58,27 +63,40 @@ def tune(
         phase: Tells the fine-tunings of one transform apart, where it has several.
         recipe: Instead of `work.recipe`.
         teacher: A model of logits whose answers are asked for too, where the recipe has a `teacher`.
+        keep_best: End with the weights of the epoch that was best on the validation split, those it began with among
+            them, not with the last; without such a split with the last.
         checkpoint_seconds: How often it is saved.
 
     Raises:
         Stopped: `work.stop()` came true; the run is saved.
         KilnError: The loss or a weight is no longer finite; the last good checkpoint stays.
     """
-    run = _Run(keras, model, work, recipe or work.recipe, phase, teacher, checkpoint_seconds)
+    run = _Run(keras, model, work, recipe or work.recipe, phase, teacher, keep_best, checkpoint_seconds)
     run.resume()
+    run.begin()
     for epoch in range(run.state.epoch, run.recipe.epochs):
         run.epoch(*run.draw(epoch), list(callbacks))
-    return Tuned(run.state.history, run.state.seconds)
+    return Tuned(run.state.history, run.state.seconds, run.end())
 
 
 class _Run:
     def __init__(
-        self, keras: Any, model: Any, work: Work, recipe: Recipe, phase: str, teacher: Any, checkpoint_seconds: float
+        self,
+        keras: Any,
+        model: Any,
+        work: Work,
+        recipe: Recipe,
+        phase: str,
+        teacher: Any,
+        keep_best: bool,
+        checkpoint_seconds: float,
     ) -> None:
         self.keras, self.model, self.work, self.recipe = keras, model, work, recipe
         self.teacher = teacher if recipe.teacher else None
         self.checkpoints = Checkpoints(work.checkpoints / phase if phase else work.checkpoints)
-        self.identity = {**work.identity, **recipe.decisive(), "phase": phase}
+        self.keep_best = keep_best and len(work.dataset.x_val) > 0
+        self.best: list[NDArray[Any]] = []  # weights of the best epoch so far
+        self.identity = {**work.identity, **recipe.decisive(), "phase": phase, "keep_best": self.keep_best}
         self.checkpoint_seconds = checkpoint_seconds
         self.steps = math.ceil(len(work.dataset.x_train) / recipe.batch_size)
         self.optimizer = steps.optimizer(keras, recipe, self.steps)
@@ -97,8 +115,11 @@ class _Run:
 
     # -- state
 
+    def weights(self) -> list[Any]:
+        return [v for v in self.model.weights if _numeric(v)]
+
     def variables(self) -> list[Any]:
-        return [*self.model.weights, *_listed(self.optimizer.variables)]
+        return [*self.weights(), *(v for v in _listed(self.optimizer.variables) if _numeric(v))]
 
     def resume(self) -> None:
         """Goes back to the newest whole checkpoint of the same work; those of other work are dropped."""
@@ -106,19 +127,21 @@ class _Run:
         if found is None:
             return
         state, arrays = found
-        variables = [v for v in self.variables() if _numeric(v)]
-        same_network = [tuple(v.shape) for v in variables] == [array.shape for array in arrays]
+        variables = self.variables()
+        kept = [*variables, *(self.weights() if self.keep_best else [])]
+        same_network = [tuple(v.shape) for v in kept] == [array.shape for array in arrays]
         if state.run != self.identity or not same_network:  # what was begun for another parent or recipe is worthless
             self.checkpoints.clear()
             return
-        for variable, array in zip(variables, arrays, strict=True):
+        for variable, array in zip(variables, arrays, strict=False):
             variable.assign(array)
+        self.best = arrays[len(variables) :]
         self.state, self.begun = state, time.monotonic() - state.seconds
 
     def save(self) -> None:
         self.state = dataclasses.replace(self.state, seconds=time.monotonic() - self.begun)
         try:
-            self.checkpoints.save(self.state, [np.asarray(v.numpy()) for v in self.variables() if _numeric(v)])
+            self.checkpoints.save(self.state, [*_arrays(self.variables()), *self.best])
         except FloatingPointError as error:
             raise self.diverged("a weight") from error
         self.saved_at = time.monotonic()
@@ -127,6 +150,26 @@ class _Run:
         return KilnError(f"{self.work.level}: {what} is NaN or infinite in epoch {self.state.epoch + 1} of fine-tuning")
 
     # -- epochs
+
+    def begin(self) -> None:
+        """Where the best is kept, measures the weights it begins with."""
+        if self.keep_best and not self.state.history:
+            self.state = dataclasses.replace(self.state, history=[{"epoch": 0, **self.validate()}])
+            self.remember()
+
+    def end(self) -> dict[str, float]:
+        """Goes back to the best weights, where they are kept; the row of the history that tells of them."""
+        if not self.keep_best:
+            return self.state.history[-1]
+        for variable, array in zip(self.weights(), self.best, strict=True):
+            variable.assign(array)
+        return max(self.state.history, key=lambda row: row["val_accuracy"])
+
+    def remember(self) -> None:
+        """Sets the weights aside, if they do better than all before."""
+        *before, now = [row["val_accuracy"] for row in self.state.history]
+        if now > max(before, default=-1.0):
+            self.best = _arrays(self.weights())
 
     def draw(self, epoch: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """One epoch's images and labels, a teacher's behind them, shuffled and augmented by (seed, epoch)."""
@@ -161,6 +204,8 @@ class _Run:
         }
         history = [*self.state.history, {key: round(value, 6) for key, value in row.items()}]
         self.state = State(self.identity, self.state.epoch + 1, 0, {}, history, time.monotonic() - self.begun)
+        if self.keep_best:
+            self.remember()
         if self.state.epoch == self.recipe.epochs or time.monotonic() - self.saved_at >= self.checkpoint_seconds:
             self.save()
 
@@ -197,6 +242,10 @@ def validation_top1(model: Any, data: Any) -> float | None:
     if not np.isfinite(answers).all():
         raise KilnError("an output of the fine-tuned network is NaN or infinite")
     return round(100 * float(np.mean(answers.argmax(axis=1) == data.y_val)), 4)
+
+
+def _arrays(variables: list[Any]) -> list[NDArray[Any]]:
+    return [np.array(variable.numpy()) for variable in variables]
 
 
 def _listed(variables: Any) -> list[Any]:

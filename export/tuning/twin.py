@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog import KilnError
+from export.transforms import Work
 
 TOLERANCE = 1e-5
 IMAGES = 16  # random ones, that are compared at each crossing
@@ -76,6 +77,16 @@ def cross(path: Path) -> Twin:
     if difference > TOLERANCE:
         raise RuntimeError(f"the tf_keras twin of {path.name} differs by {difference:.1e} in a probability")
     return Twin(whole, logits, model, difference)
+
+
+def teacher(start: Twin, work: Work) -> Any:
+    """The network as trained, in `tf_keras`; that is `start`, the twin of the work's model, for a chain's first link.
+
+    Raises:
+        KilnError: As `cross`.
+        RuntimeError: As `cross`.
+    """
+    return start.model if work.teacher_sha256 == work.parent_sha256 else cross(work.teacher_path).model
 
 
 def cross_back(twin: Twin, changed: Weights, path: Path) -> float:

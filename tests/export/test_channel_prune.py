@@ -49,6 +49,8 @@ def work_of(trained: Store, digits: Any, root: Path, **changes: Any) -> Work:
         dataset=digits,
         seed=0,
         parent_sha256=card.weights_sha256,
+        teacher_path=trained.model_dir("tiny") / "model.keras",
+        teacher_sha256=card.weights_sha256,
         progress=lambda _: None,
     )
     work.folder.mkdir(exist_ok=True)

@@ -22,10 +22,11 @@ from export.onnx import graph as onnx_graph
 from export.onnx import int8, learned, search
 from export.onnx.calibration import Choice
 from export.onnx.int8 import CONVOLUTION, DENSE
-from export.transforms import MODEL, PACKAGE, Progress, Tuning, _kernels, chain, levels, name_of
+from export.transforms import MODEL, PACKAGE, Progress, Tuning, _kernels, chain, levels, name_of, prune
 from export.tuning.apply import Transform, recipe_of
 from export.worker import Convert, Prepare, Reply
 from tests.export.conftest import Run
+from training import optimize
 
 LEVELS = {"prune50", "prune80", "prune90", "prune2of4", "cluster16", "cluster32", "quantize_aware"}
 
@@ -80,10 +81,10 @@ def test_fine_tuning_is_a_share_of_the_training() -> None:
     assert recipe_of(json.loads(json.dumps(parent.decisive()))) == parent
 
 
-def test_a_teacher_is_the_model_it_starts_from() -> None:
+def test_a_teacher_is_the_network_as_trained() -> None:
     parent = Recipe(teacher="big", distill_weight=0.5).decisive()
     plain, taught = (Tuning(distill=share).recipe("lenet", parent) for share in (0.0, 0.7))
-    assert (plain.teacher, taught.teacher, taught.distill_weight) == ("", "parent", 0.7)
+    assert (plain.teacher, taught.teacher, taught.distill_weight) == ("", "trained", 0.7)
 
 
 def test_a_recipe_of_another_version_is_told() -> None:
@@ -102,6 +103,29 @@ def test_lamp_spreads_the_share_over_the_kernels() -> None:
     scaled = {"narrow": [100 * weights["narrow"][0]], "wide": weights["wide"]}
     assert _kernels.lamp(scaled, ["narrow", "wide"], 0.8) == pytest.approx(shares, abs=1e-3)  # scale does not matter
     assert _kernels.lamp(weights, ["wide"], 0.5) == {"wide": 0.5}
+
+
+def test_the_smallest_kernels_are_spared_and_the_others_make_up_for_them() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"conv": (5, 5, 6, 16), "wide": (400, 120), "dense": (120, 84)}  # LeNet's
+    weights = {name: [rng.normal(0, 1, shape).astype(np.float32)] for name, shape in shapes.items()}
+    heavy = _kernels.heavy(weights, list(shapes))
+    assert heavy == ["wide", "dense"]
+    total = _kernels.size(weights, list(shapes))
+    shares = _kernels.lamp(weights, heavy, 0.8 * total / _kernels.size(weights, heavy))
+    for name in heavy:
+        kernel = weights[name][0]
+        kernel[np.abs(kernel) < np.quantile(np.abs(kernel), shares[name])] = 0
+    assert _kernels.together(weights, list(shapes)) == pytest.approx(0.8, abs=1e-3)
+    many = {f"block{number}": [np.ones((1000,))] for number in range(100)}  # of 1% each: not all of them
+    assert len(_kernels.heavy(many, list(many))) == 95
+    assert _kernels.heavy({"only": [np.ones(9)]}, ["only"]) == ["only"]
+
+
+def test_most_of_a_pruning_mends_the_final_masks_at_a_high_rate() -> None:
+    recipe = prune.TUNING.recipe("lenet", Recipe(epochs=150, learning_rate=2e-3).decisive())
+    rates = optimize.learning_rates(recipe, 100)
+    assert prune.RAMP < 0.5 and rates[round(prune.RAMP * len(rates))] > 0.75 * rates[0]
 
 
 class Workers:
@@ -136,6 +160,8 @@ def test_each_link_is_made_once_and_again_only_if_due(trained: Store, tmp_path: 
     source = make(stages)
     assert [request.level for request in workers.asked] == ["prune80", "cluster16"]
     assert [request.parent_sha256 for request in workers.asked] == [card.weights_sha256, "prune80"]
+    taught = (str(store.model_dir("tiny").resolve() / MODEL), card.weights_sha256)  # every link by the same network
+    assert [(request.teacher_path, request.teacher_sha256) for request in workers.asked] == [taught] * 2
     assert seen[0] == ("prune80", Progress(3, 4, "acc")) and seen[1][0] == "prune80-cluster16"
     assert source.keras_path == store.transform_dir("tiny", "prune80-cluster16").resolve() / MODEL
     assert not list((tmp_path / "tiny" / "transforms").glob(".*"))  # no checkpoints, nothing staged
@@ -286,7 +312,12 @@ def test_the_search_takes_ranges_and_scales_as_they_were_trained(aware: Path, qu
 def test_the_ranges_are_learned_on_images_and_told(aware: Path) -> None:
     told = json.loads((aware / "told.json").read_text())
     assert max(told["crossing_differences"]) <= 1e-5
-    assert [row["epoch"] for row in told["history"]] == [1, 2] and "val_accuracy" in told["history"][0]
+    rows = told["history"]
+    assert [row["epoch"] for row in rows] == [0, 1, 2] and rows[0].keys() == {"epoch", "val_accuracy"}
+    best = max(rows, key=lambda row: row["val_accuracy"])
+    assert (told["kept_epoch"], told["fake_quantized_val_accuracy"]) == (best["epoch"], best["val_accuracy"])
+    assert rows[0]["val_accuracy"] > 0.5  # it could be measured before its first step
+    assert told["teacher_sha256"]
     assert told["told"][-1] == [20, 20]
     ranges = learned.read(aware / "ranges.json").activations
     assert set(ranges) == {"conv2d", "conv2d_1", "dense", "dense_1", "logits"}

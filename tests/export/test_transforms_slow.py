@@ -100,6 +100,8 @@ def test_a_stopped_chain_ends_in_the_same_weights_and_keeps_its_promises(
         straight, stopped = (kernels(tmp_path / name / folder / MODEL) for name in ("straight", "stopped"))
         assert straight and all(np.array_equal(straight[name], stopped[name]) for name in straight)
         inner = {name: straight[name] for name in ("conv2d_1", "dense", "dense_1")}
+        told = json.loads((tmp_path / "straight" / folder / "told.json").read_text())
+        assert told["teacher_sha256"] == sha256_of(trained.model_dir("tiny") / MODEL)
         if text == "prune2of4":
             assert not np.any(inner.pop("conv2d_1") == 0)  # its 6 input channels come in no whole groups of 4
             groups = [(kernel == 0).T.reshape(-1, 4).sum(1) for kernel in inner.values()]
@@ -108,6 +110,7 @@ def test_a_stopped_chain_ends_in_the_same_weights_and_keeps_its_promises(
             flat = np.concatenate([kernel.ravel() for kernel in inner.values()])
             assert np.mean(flat == 0) == pytest.approx(0.8, abs=0.01)
             assert "cluster16" not in folder or all(len(np.unique(kernel)) <= 16 for kernel in inner.values())
+            assert not np.any(inner["conv2d_1"] == 0) or "cluster16" in folder
     ranges = [tmp_path / name / folders[-1] / "ranges.json" for name in ("straight", "stopped")]
     assert "quantize_aware" not in text or sha256_of(ranges[0]) == sha256_of(ranges[1])
 
@@ -180,7 +183,11 @@ def test_the_command_makes_a_chain_once_and_proves_what_comes_of_it(copied: Stor
     (made,) = copied.variants("tiny")
     assert made.variant.version == "prune80-quantize_aware-onnx-int8" and made.status == "ok"
     assert made.settings["transform_sha256"] == aware.weights_sha256
-    assert made.settings["transform_told"]["zeros_kept"].keys() == {"conv2d_1", "dense", "dense_1"}
+    assert made.settings["transform_told"]["zeros_kept"].keys() == {"dense", "dense_1"}  # conv2d_1 is spared
+    assert pruned.settings["sparsity_reached"] == pytest.approx(0.8, abs=0.005)
+    assert pruned.settings["teacher_sha256"] == aware.settings["teacher_sha256"] == pruned.parent_sha256
+    assert made.weights and made.weights.zeros >= 0.79 * (2400 + 48000 + 10080)  # counted in the file
+    assert made.settings["dense_by_tensor"]
     assert made.operators["QLinearConv"] == 2 and "--finetune-epochs 2" in made.command
     assert not list((copied.model_dir("tiny") / "transforms").glob(".*"))
     before = {path: path.stat().st_mtime_ns for path in copied.root.rglob("*") if path.is_file()}

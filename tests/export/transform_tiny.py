@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from catalog import Store, plugin
+from catalog import Store, plugin, sha256_of
 from export.transforms import MODEL, PACKAGE, Progress, Stopped, Work, chain, name_of
 
 IMAGES = 160
@@ -44,7 +44,9 @@ def main(root: str, out: str, text: str, stop: str = "") -> None:
             dataclasses.replace(recipe, batch_size=16),
             few,
             0,
-            card.weights_sha256,
+            sha256_of(source),
+            store.model_dir("tiny") / MODEL,
+            sha256_of(store.model_dir("tiny") / MODEL),
             told.append,
         )
         result = _applied(form, work, told, bool(stop))
