@@ -42,12 +42,11 @@ class Contender:
 
 
 def verdicts(rows: list[Contender]) -> list[str]:
-    """Of one model's rows: a sentence for each peer, held against what of ours was made alike, and the best of ours."""
+    """Of one model's rows: a sentence for each peer, held against what of ours was made alike, and one for the best."""
     model, ours = rows[0].model, {row.name: row for row in rows if row.ours}
     told = [_against(ours.get(LIKE[row.format]), row) for row in rows if not row.ours]
     told += [f"{row.name} of ours: no figures, because {row.reason}" for row in ours.values() if row.reason]
-    if best := best_of_ours(rows):
-        told.append(f"best of ours, the fastest within {BUDGET_POINTS:g} points on images held out of training: {best}")
+    told += [_best_of_both(rows)] if any(row.measured for row in rows) else []
     return [f"{model}: {sentence}" for sentence in told]
 
 
@@ -58,6 +57,24 @@ def best_of_ours(rows: list[Contender]) -> Contender | None:
     return min(able, key=lambda row: row.p50_ms or 0.0, default=None)
 
 
+def best_of_peers(rows: list[Contender], top1: float) -> Contender | None:
+    """The fastest peer that is as accurate as `top1`, in percent; where none is, the most accurate."""
+    able = [row for row in rows if not row.ours and row.measured]
+    close = [row for row in able if (row.top1 or 0.0) >= top1 - WITHIN]
+    fastest = min(close, key=lambda row: row.p50_ms or 0.0, default=None)
+    return fastest or max(able, key=lambda row: row.top1 or 0.0, default=None)
+
+
+def _best_of_both(rows: list[Contender]) -> str:
+    """The best of ours against the best peer, whatever their formats."""
+    what = f"best of ours, the fastest within {BUDGET_POINTS:g} points on images held out of training"
+    ours = best_of_ours(rows)
+    peer = best_of_peers(rows, (ours.top1 or 0.0) if ours else 100.0)
+    if ours is None:
+        return f"{what}: none" + (f"; best peer: {peer}: we lose" if peer else "")
+    return f"{what}: {ours}" + (f"; best peer: {peer}: {_judged(ours, peer)}" if peer else "; no peer has figures")
+
+
 def _against(ours: Contender | None, peer: Contender) -> str:
     if not peer.measured:
         return f"{peer.name}: no figures, because {peer.reason}"
@@ -66,16 +83,19 @@ def _against(ours: Contender | None, peer: Contender) -> str:
         return f"{peer}: nothing of ours to hold against it; run: {how}"
     if not ours.measured:
         return f"{peer}: we lose, ours failed"
+    return f"{peer}; our {ours}: {_judged(ours, peer)}"
+
+
+def _judged(ours: Contender, peer: Contender) -> str:
+    """In what we lose: accuracy, and speed where we are not the more accurate."""
     gap = (peer.top1 or 0.0) - (ours.top1 or 0.0)
     faster = _faster(ours, peer)
     lost = (["accuracy"] if gap > WITHIN else []) + (faster if gap >= -WITHIN else [])
     if lost:
-        end = f"we lose in {' and '.join(lost)}"
-    elif faster:
-        end = f"we lose in nothing: its {' and '.join(faster)} is better, but it is {-gap:.2f} points less accurate"
-    else:
-        end = "we lose in nothing"
-    return f"{peer}; our {ours}: {end}"
+        return f"we lose in {' and '.join(lost)}"
+    if faster:
+        return f"we lose in nothing: its {' and '.join(faster)} is better, but it is {-gap:.2f} points less accurate"
+    return "we lose in nothing"
 
 
 def _faster(ours: Contender, peer: Contender) -> list[str]:
