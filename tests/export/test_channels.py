@@ -12,6 +12,7 @@ import catalog
 from catalog import KilnError
 from export import channels
 from export.channels import choose, score
+from export.transforms import channel_prune
 from training import network
 from training.loop import keras_namespace
 
@@ -102,6 +103,30 @@ def test_cutting_zero_channels_changes_nothing(name, monkeypatch):
 )
 def test_cutting_zero_channels_of_the_whole_network(name, stem):
     assert_cut_well(built(name, stem=stem))
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        *((name, True) for name in ("lenet", "simcnn", "cnn1", "mobilenetv2", "resnet18")),
+        *(pytest.param(name, False, marks=pytest.mark.slow) for name in ("mobilenetv2", "resnet18")),
+    ],
+)
+def test_a_quarter_of_the_work_is_reached_in_rounds_whatever_the_scores(name, short, monkeypatch):
+    """As `channels25` goes about it, without a training: floors and multiples are those of the network before."""
+    for attribute, value in SHORT.get(name, {}).items() if short else ():
+        monkeypatch.setattr(catalog.plugin("training.models", name), attribute, value)
+    model, parameters = built(name), channel_prune.LEVELS["channels25"]
+    first = channels.wiring(model)
+    full, total = [len(group.channels) for group in first.groups], network.macs(model)
+    scores, rounds = np.random.default_rng(4), parameters["rounds"]
+    for number in range(rounds):
+        budget = int(parameters["macs_share"] ** ((number + 1) / rounds) * total)
+        wired = channels.wiring(model)
+        model = channels.without(model, wired, choose.choose(wired, scores.random(wired.count), budget, full))
+        assert network.macs(model) <= budget
+    assert network.macs(model) <= total / 4 and model.output_shape == (None, 10)
+    assert network.macs(model) > 0.15 * total  # no more was taken than blocks of channels make it
 
 
 @pytest.fixture(scope="module")

@@ -137,6 +137,66 @@ def test_onnx_of_another_contract_is_refused(onnx_path: Path, tmp_path: Path, ch
         onnx_format.load(path, 1)
 
 
+def served(images: Any, classes: int = 10) -> Any:
+    """A float answer for each image."""
+    import tensorflow as tf
+
+    mean = tf.reduce_mean(tf.cast(images, tf.float32), axis=(1, 2, 3))[:, None]
+    return tf.nn.softmax(tf.tile(mean, (1, classes)))
+
+
+def write_litert(path: Path, dtype: str, outputs: int) -> None:
+    import tensorflow as tf
+
+    network = tf.function(
+        lambda images: tuple(served(images) + number for number in range(outputs)),
+        input_signature=[tf.TensorSpec((None, 32, 32, 3), dtype)],
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([network.get_concrete_function()])
+    path.write_bytes(converter.convert())
+
+
+def write_savedmodel(path: Path, dtype: str, outputs: int) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    names = ["probabilities", "more"][:outputs]
+    module.network = tf.function(
+        lambda images: {name: served(images) for name in names},
+        input_signature=[tf.TensorSpec((None, 32, 32, 3), dtype, name="images")],
+    )
+    tf.saved_model.save(module, str(path.parent), {"serving_default": module.network})
+
+
+def write_keras(path: Path, dtype: str, outputs: int) -> None:
+    import keras
+
+    images = keras.Input((32, 32, 3), dtype=dtype)
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(images))
+    answers = [keras.layers.Dense(10, activation="softmax")(pooled) for _ in range(outputs)]
+    keras.Model(images, answers if outputs > 1 else answers[0]).save(path)
+
+
+WRITERS = {"litert": write_litert, "savedmodel": write_savedmodel, "keras": write_keras}
+
+
+@pytest.mark.parametrize("name", sorted(WRITERS))
+@pytest.mark.parametrize(
+    ("dtype", "outputs", "fits"),
+    [("uint8", 1, True), ("float32", 1, False), ("uint8", 2, False)],
+    ids=["as agreed", "float pixels", "two outputs"],
+)
+def test_other_contracts_are_refused(tmp_path: Path, name: str, dtype: str, outputs: int, fits: bool) -> None:
+    form = plugin("export.formats", name)
+    path = tmp_path / getattr(form, "NAME", f"odd{form.SUFFIX}")
+    WRITERS[name](path, dtype, outputs)
+    if fits:
+        assert form.load(path, 1)(IMAGES[:3]).shape == (3, 10)
+        return
+    with pytest.raises(KilnError, match=rf"{path.name} takes .*a model here takes one uint8 \[N, H, W, 3\]"):
+        form.load(path, 1)
+
+
 def test_the_header_is_what_the_onnx_package_reads(onnx_path: Path) -> None:
     model, header = onnx.load(onnx_path), read_header(onnx_path.read_bytes())
     assert header.ir_version == model.ir_version == 8

@@ -117,9 +117,9 @@ def test_the_smallest_kernels_are_spared_and_the_others_make_up_for_them() -> No
         kernel = weights[name][0]
         kernel[np.abs(kernel) < np.quantile(np.abs(kernel), shares[name])] = 0
     assert _kernels.together(weights, list(shapes)) == pytest.approx(0.8, abs=1e-3)
-    many = {f"block{number}": [np.ones((1000,))] for number in range(100)}  # of 1% each: not all of them
+    many = {f"block{number}": [np.ones(1000, np.float32)] for number in range(100)}  # of 1% each: not all of them
     assert len(_kernels.heavy(many, list(many))) == 95
-    assert _kernels.heavy({"only": [np.ones(9)]}, ["only"]) == ["only"]
+    assert _kernels.heavy({"only": [np.ones(9, np.float32)]}, ["only"]) == ["only"]
 
 
 def test_most_of_a_pruning_mends_the_final_masks_at_a_high_rate() -> None:
