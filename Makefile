@@ -16,6 +16,7 @@ MODELS ?=
 MODEL ?= lenet
 SPACE ?= reports
 DROP ?=
+TRANSFORMS ?=
 TEACHER ?=
 STORE ?= artifacts
 THREADS ?= 2
@@ -84,8 +85,8 @@ seeds: $(READY) ## Train one recipe with three seeds: make seeds MODEL=lenet TEA
 	$(BIN)/python -m training seeds $(MODEL) --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) --recipe $(RECIPE) --store $(STORE) $(if $(TEACHER),--teacher $(TEACHER))
 
 .PHONY: export-all
-export-all: $(READY) ## Convert every trained model to every format and prove what it cost; DROP=0.3 sets a budget
-	$(BIN)/python -m export all --store $(STORE) $(if $(DROP),--max-accuracy-drop $(DROP))
+export-all: $(READY) ## Convert every trained model to every format and prove what it cost; DROP=0.3 sets a budget, TRANSFORMS=prune80 compresses first
+	$(BIN)/python -m export all --store $(STORE) $(if $(TRANSFORMS),--transforms $(TRANSFORMS)) $(if $(DROP),--max-accuracy-drop $(DROP))
 
 .PHONY: benchmark
 benchmark: $(READY) ## Measure accuracy, latency and size of every variant, and write the report
