@@ -17,7 +17,9 @@ import pytest
 import catalog
 from catalog import CARD, Store, Variant, VariantCard, plugin
 from export import pages, parity, pipeline, process, staging
+from export.onnx import inside as onnx_inside
 from export.worker import Convert
+from tests.export import compressed as compressed_tiny
 from tests.export.conftest import Run
 from training import data
 
@@ -104,6 +106,69 @@ def test_failures_have_their_rows_and_do_not_stop_the_others(
     parent = copy.card("tiny")
     assert pipeline.found(copy, parent, variants[0], pipeline.Options()) is None  # a failed one is tried again
     assert pipeline.found(copy, parent, variants[1], pipeline.Options()) == onnx
+
+
+@pytest.fixture
+def compressed(store: Store, tmp_path: Path) -> tuple[Store, dict[str, np.ndarray]]:
+    """A store in which the chain `prune80+cluster16` of `tiny` has been made, and its dense kernels."""
+    copy = Store(tmp_path / "store")
+    shutil.copytree(store.model_dir("tiny"), copy.model_dir("tiny"), ignore=shutil.ignore_patterns("variants"))
+    return copy, compressed_tiny.write(copy, "prune80+cluster16", share=0.8, values=15)
+
+
+def test_zeros_and_values_of_a_compressed_variant_are_counted_in_its_file(
+    compressed: tuple[Store, dict[str, np.ndarray]], store: Store, run: Run
+) -> None:
+    copy, kernels = compressed
+    asked = ["--transforms", "prune80+cluster16", "--formats", "onnx", "--precisions", "fp32,int8"]
+    done = run("export", "tiny", *asked, "--store", copy.root)
+    cards = {card.variant.precision: card for card in copy.variants("tiny")}
+    assert set(cards) == {"fp32", "int8"}, done.stderr
+    zeros = sum(int((kernel == 0).sum()) for kernel in kernels.values())
+    counts = {name: card.weights for name, card in cards.items()}
+    assert counts["fp32"] and counts["int8"] and zeros >= 0.79 * 58_080
+    assert counts["fp32"].zeros == zeros and counts["fp32"].types == {"float32": counts["fp32"].values}
+    assert counts["int8"].zeros >= zeros and cards["int8"].settings["dense_by_tensor"]
+    stored = onnx_inside.inside(copy.variant_dir(cards["int8"].variant) / "model.onnx").weights
+    dense = {weights.shape: len(np.unique(weights)) for weights in stored if weights.ndim == 2}
+    for kernel in kernels.values():
+        assert dense[kernel.shape] == len(np.unique(kernel)) <= 16
+    dense_int8 = catalog.read_card(VariantCard, store.variant_dir(Variant("tiny", "onnx", "int8")) / CARD)
+    assert cards["int8"].gzip_bytes < dense_int8.gzip_bytes / 2
+
+
+def test_a_variant_over_the_budget_fails_the_command_and_says_so(
+    compressed: tuple[Store, dict[str, np.ndarray]], run: Run
+) -> None:
+    copy, _ = compressed
+    shutil.rmtree(copy.model_dir("tiny") / "transforms")
+    compressed_tiny.write(copy, "prune90", share=0.999, values=2)  # next to nothing is left
+    asked = ["--transforms", "prune90", "--formats", "onnx", "--precisions", "fp32"]
+    done = run("export", "tiny", *asked, "--max-accuracy-drop", 0, "--store", copy.root)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if "tiny/prune90-onnx-fp32" in line]
+    assert "over budget" in row and "1 variants are not to be had" in done.stderr
+    (card,) = copy.variants("tiny")
+    assert card.validation_drop and card.validation_drop > 0 == card.allowed_drop and card.status == "below-floor"
+
+
+def test_all_models_are_exported_and_a_broken_one_costs_only_its_rows(run: Run, store: Store, tmp_path: Path) -> None:
+    both = Store(tmp_path / "store")
+    for name in ("tiny", "broken"):
+        shutil.copytree(store.model_dir("tiny"), both.model_dir(name), ignore=shutil.ignore_patterns("variants"))
+    card = both.card("tiny")
+    catalog.write_atomic(both.model_dir("broken") / CARD, catalog.to_json(dataclasses.replace(card, model="broken")))
+    (both.model_dir("broken") / "model.keras").write_bytes(b"altered")
+    before: dict[str, int] = {}
+    for _ in range(2):
+        done = run("export", "all", "--formats", "onnx", "--precisions", "fp32,fp16", "--store", both.root)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        told = {tuple(line.split()[:2]) for line in done.stdout.splitlines() if "/onnx-" in line}
+        kinds = ("fp32", "fp16")
+        assert told == {(f"tiny/onnx-{k}", "ok") for k in kinds} | {(f"broken/onnx-{k}", "failed") for k in kinds}
+        assert "2 of 4 variants are not to be had" in done.stderr and "model.keras is corrupt" in done.stderr
+        assert not before or before == stamps(both)
+        before = stamps(both)
 
 
 def test_a_worker_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
