@@ -111,7 +111,7 @@ def _affordable(request: Conversion, tried: Bench, log: list[dict[str, Any]], be
 def _preferred(log: list[dict[str, Any]], quantizer: Quantizer) -> Choice:
     """The choice that did least damage; in a compressed network, of those that keep what is in its dense layers.
 
-    Scales by channel make 16 clusters into 50 to 80 different bytes. Zeros they keep, but the file grows by an eighth,
+    Scales by channel make 16 clusters into 50 to 80 different bytes. Zeros they keep, but the file grows by a seventh,
     which `WORSE` weighs against the damage.
     """
 
