@@ -73,7 +73,7 @@ train: $(READY) ## Train one network: make train MODEL=simcnn RECIPE=report
 	$(BIN)/python -m training $(MODEL) --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) --recipe $(RECIPE) --store $(STORE)
 
 .PHONY: train-all
-train-all: $(READY) ## Train the whole family by its cpu recipes, up to two hours each; RECIPE=report takes others
+train-all: $(READY) ## Train the whole family by its cpu recipes, up to 2¼ hours each; RECIPE=report takes others
 	$(BIN)/python -m training all --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) --recipe $(RECIPE) --store $(STORE) $(if $(MODELS),--models $(MODELS))
 
 .PHONY: sweep

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from catalog import ROOT
+from benchmarks import training_speed
+from catalog import ROOT, KilnError
 
 COMMAND = [sys.executable, "-m", "benchmarks.training_speed"]
 
@@ -23,4 +24,19 @@ def test_both_sides_are_measured(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=600)
     found = json.loads((tmp_path / "speed.json").read_text())
     assert len(found["lenet"]["ratios"]) == 2 and found["lenet"]["ours"] > 0 and found["lenet"]["bare"] > 0
-    assert 0 < found["lenet"]["augmentation"] < 1 and found["start_up_s"] > 0
+    assert 0 < found["lenet"]["augmentation"]["basic"] < found["lenet"]["augmentation"]["advanced"]
+    assert found["start_up_s"] > 0
+
+
+def test_a_goal_is_met_or_missed_by_the_figures():
+    simcnn = {"ratios": [0.9, 0.95, 1.0], "augmentation": {"basic": 0.16, "advanced": 0.5}}
+    told = training_speed._goals({"start_up_s": 15.1, "simcnn": simcnn})
+    assert list(told.values()) == [False, True, False]
+    lenet = {"ratios": [0.94], "augmentation": {"basic": 0.5, "advanced": 0.9}}
+    assert list(training_speed._goals({"start_up_s": 3.0, "lenet": lenet}).values()) == [True, False]
+
+
+def test_a_training_that_ends_before_its_first_step_is_no_fast_start(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "none such")
+    with pytest.raises(KilnError, match="no training step was reached: "):
+        training_speed._start_up()
