@@ -1,8 +1,8 @@
 """The one BentoML service: `bentoml serve` from the root runs it, `bentoml build` packs it.
 
-BentoML supervises the workers, answers health and metrics, and builds the bento. Everything else it would put around a
-request (a timer that outlives it, a span, an access log line, three metrics, a context: half a millisecond in all) is
-left out by answering our own routes before its application sees them.
+BentoML supervises the workers, gathers their metrics and builds the bento. What it would put around a request (a timer
+that outlives it, a span, an access log line, three metrics, a context: half a millisecond in all) is left out by
+answering every request before its application sees it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import bentoml
 from catalog import KilnError
 from serving import page
 from serving.decoding import Images
-from serving.errors import RequestError
 from serving.http import door
 from serving.http.gate import Gate
-from serving.http.web import Receive, Request, Route, Router, Scope, Send, refuse
+from serving.http.web import Receive, Router, Scope, Send
 from serving.models import control, repository
 from serving.models.control import Control
 from serving.models.counts import PrometheusCounts
@@ -33,12 +32,12 @@ from serving.operations.series import Series
 from serving.operations.supervisor import Supervisor
 from serving.routes import openapi
 from serving.routes.api import Api
+from serving.routes.operations import Operations
 from serving.settings import Settings
 from serving.v2 import V2
 from serving.v2 import openapi as openapi_v2
 
 logger = logs.configure()
-OPERATIONS = ("/livez", "/readyz", "/healthz", "/metrics")  # BentoML's
 
 
 def _do_not_track() -> None:
@@ -56,29 +55,21 @@ _do_not_track()
 
 
 class Front:
-    """The ASGI application of a worker: BentoML's where it is asked for health and metrics, ours for the rest."""
+    """The ASGI application of a worker: requests are ours, the start and stop of the process BentoML's."""
 
     def __init__(self, bento: Any, router: Router, lifecycle: Lifecycle, library: Library, metrics: Metrics) -> None:
         self._bento, self._router, self._lifecycle, self._library = bento, router, lifecycle, library
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, and the start and stop of the process to BentoML."""
-        if scope["type"] == "lifespan":
-            self._lifecycle.begin()
-            self._library.begin()
-            await self._bento(scope, receive, send)
-            self._metrics.flush()
-        elif scope.get("path") in OPERATIONS and scope.get("method") in ("GET", "HEAD"):
-            scope["modelkiln"].route = scope["path"]
-            if scope["path"] == "/metrics":
-                self._metrics.flush()
-            if scope["path"] == "/readyz" and self._lifecycle.draining():
-                await refuse(RequestError(503, "draining", "this worker is ending"), Request(scope, receive), send)
-            else:
-                await self._bento(scope, receive, send)
-        else:
+        """Answers a request, or passes the start and stop on."""
+        if scope["type"] != "lifespan":
             await self._router(scope, receive, send)
+            return
+        self._lifecycle.begin()
+        self._library.begin()
+        await self._bento(scope, receive, send)
+        self._metrics.flush()
 
 
 class KilnService(bentoml.Service[Any]):  # type: ignore[misc]
@@ -98,7 +89,7 @@ class KilnService(bentoml.Service[Any]):  # type: ignore[misc]
             *V2(library, _SETTINGS, images, lifecycle.draining).routes(),
             *page.routes(),
             openapi.route(_SETTINGS, openapi_v2.paths(), openapi_v2.schemas()),
-            *(Route("GET", path, _unreachable) for path in OPERATIONS),
+            *Operations(lifecycle.draining, metrics.flush).routes(),
         ]
         bento = super().to_asgi(is_main)
         gate = Gate(Front(bento, Router(routes), lifecycle, library, metrics), _SETTINGS, metrics, lifecycle.draining)
@@ -107,11 +98,6 @@ class KilnService(bentoml.Service[Any]):  # type: ignore[misc]
         gc.collect()
         gc.freeze()  # what is loaded stays; the collector need not look at it again
         return gate
-
-
-async def _unreachable(_: object) -> NoReturn:
-    """Stands for BentoML's routes in the table, so that other methods there get a 405."""
-    raise RequestError(404, "route_unknown", "BentoML answers here")
 
 
 def _exit(error: KilnError) -> NoReturn:

@@ -132,7 +132,7 @@ def _reserve_files() -> None:
     """Makes this worker's files before prometheus_client does, so large that they need not grow.
 
     A mapped page that the disk has no room for kills the process, and a file that could not grow leaves
-    `prometheus_client` believing that it did: BentoML's probes would break for good.
+    `prometheus_client` believing that it did: it would count nothing any more.
 
     Raises:
         OSError: There is no room.

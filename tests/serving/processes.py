@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from catalog import ROOT
+from serving.routes.operations import FRESH_S
 
 MAX_BODY_BYTES = 200_000  # of the server that the tests of requests share
 MAX_PIXELS = 1_000_000
@@ -76,6 +77,12 @@ def wait_until_ready(running: Running) -> None:
             pass
         time.sleep(0.05)
     raise AssertionError(f"not ready; its log:\n{running.log.read_text()}")
+
+
+def metrics(url: str) -> str:
+    """The page of metrics as it is now, not as it was given to somebody a moment ago."""
+    time.sleep(FRESH_S)
+    return httpx.get(f"{url.rstrip('/')}/metrics", timeout=30).text
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:

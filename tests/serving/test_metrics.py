@@ -16,6 +16,7 @@ import pytest
 from catalog import KilnError
 from serving import settings as module
 from serving.settings import Settings
+from tests.serving import processes
 from tests.serving.pictures import BLUE, RED, plain
 from tests.serving.processes import Running
 
@@ -24,7 +25,7 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 def figures(client: httpx.Client) -> dict[tuple[str, frozenset[str]], float]:
-    text = client.get("/metrics").text
+    text = processes.metrics(str(client.base_url))
     return {
         (name, frozenset(f"{k}={v}" for k, v in _LABEL.findall(labels) if k != "pid")): float(value)
         for name, labels, value in _SAMPLE.findall(text)
@@ -72,7 +73,7 @@ def test_every_request_is_counted_by_route_model_and_version(client: httpx.Clien
         assert growth.of("stage_seconds_count", **variant, stage=stage) == 3
     assert growth.of("stage_seconds_sum", **variant, stage="decode") > 0
     assert growth.of("batch_images_count", **variant) == 3
-    assert "made-up" not in client.get("/metrics").text
+    assert "made-up" not in processes.metrics(str(client.base_url))
 
 
 def test_batches_are_counted_by_their_images(client: httpx.Client, growth: Growth) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.serving import processes
 from tests.serving.pictures import BLUE, GREEN, RED, encode, noise, plain, png, png_header
 from tests.serving.processes import MAX_BODY_BYTES, Running
 
@@ -107,13 +108,34 @@ def test_models_are_listed(client: httpx.Client) -> None:
     assert client.head("/models").status_code == 200
 
 
-def test_health_and_metrics_are_bentomls(client: httpx.Client) -> None:
+def test_health_and_metrics(client: httpx.Client, server: Running) -> None:
     for path in ("/livez", "/readyz", "/healthz"):
-        assert client.get(path).status_code == 200
+        answer = client.get(path)
+        assert (answer.status_code, answer.text, answer.headers["content-type"][:10]) == (200, "\n", "text/plain")
+        assert client.head(path).status_code == 200
     client.get("/models/none")
-    text = client.get("/metrics").text
+    text = processes.metrics(server.url)
     assert 'modelkiln_requests_total{code="404",route="/models/{model}"}' in text
     assert "modelkiln_request_seconds_bucket" in text
+    assert client.get("/metrics").headers["content-type"].startswith("text/plain; version=")
+
+
+def test_probes_leave_nothing_behind(client: httpx.Client, server: Running) -> None:
+    """BentoML would keep a timer of a minute for each, and 5 kB with it."""
+    (worker,) = psutil.Process(server.process.pid).children()
+    for path in ("/livez", "/readyz", "/healthz", "/metrics") * 50:
+        client.get(path)
+    before = worker.memory_info().rss
+    for path in ("/livez", "/readyz", "/healthz") * 500:
+        client.get(path)
+    assert worker.memory_info().rss < before + 2_000_000
+
+
+def test_a_page_of_metrics_serves_all_who_ask_for_a_moment(client: httpx.Client, server: Running) -> None:
+    processes.metrics(server.url)
+    text = client.get("/metrics").text
+    client.get("/models")
+    assert client.get("/metrics").text == text != processes.metrics(server.url)
 
 
 def test_usage_is_not_tracked(client: httpx.Client, server: Running) -> None:

@@ -22,6 +22,7 @@ import pytest
 from catalog import ROOT
 from serving.http import web
 from serving.v2 import metadata
+from tests.serving import processes
 from tests.serving.pictures import BLUE, GREEN, RED, noise, plain, png, png_header
 from tests.serving.processes import MAX_BODY_BYTES, MAX_PIXELS, Running
 
@@ -298,7 +299,7 @@ def test_11_and_12_images(client: httpx.Client) -> None:
 def test_39_output_that_is_not_finite(client: httpx.Client) -> None:
     bright = np.full((1, 32, 32, 3), 255, np.uint8)
     refused(client.post("/v2/models/brittle/infer", content=body(bright)), 500, "model_output_invalid")
-    assert 'modelkiln_errors_total{code="model_output_invalid"}' in client.get("/metrics").text
+    assert 'modelkiln_errors_total{code="model_output_invalid"}' in processes.metrics(str(client.base_url))
     assert client.post("/v2/models/brittle/infer", content=body(bright // 3)).status_code == 200
 
 
