@@ -1,7 +1,8 @@
 """How many requests a worker lets in: so many are worked on at a time, and more are turned away at once.
 
 A request has a place while it is worked on, not while its body is still on its way nor while its answer is: who writes
-or reads slowly, or not at all, keeps nobody else out.
+or reads slowly, or not at all, keeps nobody else out. Twice as many bodies as there are places may be on their way, so
+that a worker never holds more than three times as many.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from serving.errors import RequestError
 from serving.settings import Settings
 
+SENDING = 2  # bodies on their way, for each place
 CROWDED_S = 0.25  # for a body to arrive where as many others as there are places are on their way already
 
 
@@ -30,15 +32,15 @@ class House:
 
     def full(self) -> bool:
         """Whether there is no room for another request."""
-        return self.present() >= self.places
+        return self.present() >= self.places or self.sending >= SENDING * self.places
 
     def enter(self) -> Place:
         """A place for a request.
 
         Raises:
-            RequestError: 429 `overloaded`; all are taken.
+            RequestError: 429 `overloaded`; all are taken, or too many bodies are on their way.
         """
-        if self.taken >= self.places:
+        if self.taken >= self.places or self.sending >= SENDING * self.places:
             raise self.overloaded()
         return Place(self)
 

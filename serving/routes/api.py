@@ -55,8 +55,9 @@ class Api:
         with served.lane:
             body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
             received = time.perf_counter()
-            image = multipart.only_field(request.header(b"content-type"), body, "image") if form else body
-            pixels = await self._images.pixels([image], info.height, info.width)
+            if form:  # in place of the body, which would be held twice
+                body = multipart.only_field(request.header(b"content-type"), body, "image")
+            pixels = await self._images.pixels([body], info.height, info.width)
             decoded = time.perf_counter()
             outcome = await served.lane.run(pixels, gone=request.gone)
         record.images, record.decode_s = 1, decoded - received

@@ -44,6 +44,7 @@ class Batches:
             raise RequestError(400, "query_unknown", "shape is for a tensor; these are files")
         body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
         parts = multipart.parse(request.header(b"content-type"), body, self._settings.max_batch)
+        del body  # which the parts are copied from
         return await self._images.pixels(multipart.contents(parts, "image"), info.height, info.width)
 
     def _count(self, shape: str, height: int, width: int) -> int:

@@ -83,6 +83,7 @@ class V2:
             if encoding := request.header(b"content-encoding"):
                 body = codec.decompress(body, encoding, settings.max_body_bytes)
             inference = codec.parse(body, request.header(b"inference-header-content-length"), expected)
+            del body  # which encoded images are copied from, and pixels keep
             pixels = inference.images
             if pixels is None:
                 pixels = await self._images.pixels(inference.encoded, info.height, info.width)

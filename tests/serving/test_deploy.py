@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from catalog import ROOT
+from serving.http import admission
 from serving.models import control
 from serving.routes import openapi
 from serving.settings import PREFIX, Settings
@@ -89,7 +90,7 @@ def test_the_worst_case_fits_into_the_memory_and_the_copies_into_their_volume() 
     for container in containers():
         told = {entry["name"]: entry.get("value", "") for entry in container["env"]}
         settings = Settings.from_environment(told)
-        bodies = 3 * settings.max_inflight * settings.max_body_bytes  # in work, held twice, and still on their way
+        bodies = (1 + admission.SENDING) * settings.max_inflight * settings.max_body_bytes  # in work, and on their way
         decoded = settings.pool_threads * 16 * settings.max_pixels
         needed = PROCESS_BYTES + settings.workers * (PROCESS_BYTES + bodies + decoded)
         assert needed <= amount(container["resources"]["limits"]["memory"])

@@ -166,15 +166,33 @@ def test_who_does_not_send_its_body_has_no_place() -> None:
         await until(lambda: house.gate.house.sending == 2)
         assert (await (await house.connect()).ask(GET % b"x"))[0] == 200
         assert (await (await house.connect()).ask(POST % 5 + b"whole"))[2] == {"bytes": 5}
-        for client in slow[2:]:  # there are as many as may take their time
+        for client in slow[2:4]:  # there are as many as may take their time
             client.writer.write(POST % 5 + b"ab")
-        for client in slow[2:]:
+        await until(lambda: house.gate.house.sending == 4)
+        for client in slow[4:]:  # and as many again
+            status, headers, _ = await client.ask(POST % 5 + b"ab")
+            assert status == 429 and "connection" not in headers
+        for client in slow[2:4]:
             status, headers, body = await client.answer()
             assert (status, body["code"], headers["connection"]) == (429, "overloaded", "close")
             assert headers["retry-after"] == "1"
         for client in slow[:2]:
             assert (await client.ask(b"cde"))[2] == {"bytes": 5}
         assert house.gate.house.taken == house.gate.house.sending == 0
+
+    run(scenario, max_inflight=2)
+
+
+def test_no_more_bodies_are_held_than_places_allow_for() -> None:
+    async def scenario(house: House) -> None:
+        slow = [await house.connect() for _ in range(12)]
+        for client in slow:
+            client.writer.write(POST % 5 + b"ab")
+            await asyncio.sleep(0.005)
+            assert house.gate.house.sending <= 4
+        told = [await client.answer() for client in slow[2:]]
+        assert {(status, body["code"]) for status, _, body in told} == {(429, "overloaded")}
+        assert sum("connection" not in headers for _, headers, _ in told) >= 6  # refused before they had sent
 
     run(scenario, max_inflight=2)
 
