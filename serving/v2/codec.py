@@ -111,7 +111,7 @@ def parse(body: bytes, header_length: str, expected: Expected) -> Inference:
         said, count = plan
         pixels = inputs.pixels(memoryview(body)[size:], count, expected)
         return Inference(said.id, pixels, [], said.outputs, said.timeout_s, said.parameters)
-    return _understood(_request(body[:size]), memoryview(body)[size:], expected)
+    return _understood(_request(fields.bounded(body[:size], expected)), memoryview(body)[size:], expected)
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,14 @@ class Expected:
         """Of one image's pixels."""
         return self.height * self.width * 3
 
+    @functools.cached_property
+    def marks(self) -> dict[bytes, int]:
+        """How often JSON of so many images can need the marks that cost time and memory to read, with some to spare."""
+        lists = self.max_images * (1 + self.height * (1 + self.width))  # nested as the shape says
+        commas = lists + self.max_images * self.image_bytes
+        few = 1024  # of a request's own fields and parameters
+        return {b"[": lists + 64, b"{": 64, b",": commas + few, b":": few, b'"': 4 * self.max_images + few}
+
 
 def invalid(what: str, code: str = "request_invalid") -> RequestError:
     """A 400 about the request's content."""
@@ -36,6 +45,19 @@ def shown(value: Any) -> str:
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
     return quoted(str(value))
+
+
+def bounded(text: bytes, expected: Expected) -> bytes:
+    """JSON that can be read in bounded time: a list of empty lists takes a second where its bytes are the limit's.
+
+    Raises:
+        RequestError: 400 `json_invalid`; there is more in it than a request needs.
+    """
+    for mark, most in expected.marks.items():
+        if text.count(mark) > most:
+            sentence = f"the JSON has {mark.decode()} more than {most} times, the most that a request"
+            raise invalid(f"{sentence} of {expected.max_images} images needs", "json_invalid")
+    return text
 
 
 def json_of(text: bytes) -> Any:

@@ -7,6 +7,7 @@ import gzip
 import json
 import struct
 import time
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.serving.pictures import noise, plain
 
 CLASSES = ["red", "green", "blue"]
 EXPECTED = Expected(4, 4, len(CLASSES), max_images=8)
+LARGE = Expected(32, 32, len(CLASSES), max_images=256)
 PIXELS = noise(8, 4).reshape(2, 4, 4, 3)
 
 
@@ -39,9 +41,9 @@ def binary(raw: bytes, **changes: Any) -> tuple[bytes, str]:
     return header + raw, str(len(header))
 
 
-def refused(body: bytes, header_length: str = "", status: int = 400) -> str:
+def refused(body: bytes, header_length: str = "", status: int = 400, expected: Expected = EXPECTED) -> str:
     with pytest.raises(RequestError) as caught:
-        parse(body, header_length, EXPECTED)
+        parse(body, header_length, expected)
     assert caught.value.status == status
     assert len(caught.value.error) < 400
     return caught.value.error
@@ -244,8 +246,30 @@ def test_16_bodies_that_blow_up_are_refused_in_bounded_time(body: bytes) -> None
 def test_16_what_is_just_not_too_deep_is_refused_like_anything_else() -> None:
     for depth in range(700, 1010, 9):
         deep = "[" * depth + "]" * depth
-        refused(b'{"inputs": [], "parameters": {"timeout": %b}}' % deep.encode())
-        refused(asked([tensor(name="DEEP")]).replace(b'"DEEP"', deep.encode()))
+        refused(b'{"inputs": [], "parameters": {"timeout": %b}}' % deep.encode(), expected=LARGE)
+        refused(asked([tensor(name="DEEP")]).replace(b'"DEEP"', deep.encode()), expected=LARGE)
+    assert "too deeply" in refused(b"[" * 100_000, expected=LARGE)
+
+
+@pytest.mark.parametrize("piece", ["[],", "{},", "0,", '"a":0,', '"abc",', "[0],"])
+def test_16_many_small_things_are_refused_before_they_are_read(piece: str) -> None:
+    """Each would take the event loop up to a second, and up to twenty times its bytes of memory."""
+    body = b'{"inputs": [{"data": [%s]}]}' % (piece * (8_000_000 // len(piece))).strip(",").encode()
+    tracemalloc.start()
+    told = refused(body, expected=LARGE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "more than" in told and peak < 2 * len(body)
+
+
+def test_as_many_images_as_are_taken_are_read_however_they_are_written() -> None:
+    largest = np.full((LARGE.max_images, 32, 32, 3), 255, np.uint8)
+    for data in (largest.tolist(), largest.ravel().tolist()):
+        found = parse(asked([tensor(shape=list(largest.shape), data=data)], id='["{:'), "", LARGE)
+        assert found.images is not None and len(found.images) == LARGE.max_images
+    files = [base64.b64encode(plain()).decode()] * LARGE.max_images
+    told = tensor(name="encoded", datatype="BYTES", shape=[LARGE.max_images], data=files)
+    assert len(parse(asked([told]), "", LARGE).encoded) == LARGE.max_images
 
 
 def test_too_many_images() -> None:
