@@ -34,6 +34,7 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 _PECULIAR = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
+_UPGRADE = re.compile(rb"(?<![^\n])upgrade(?=:)(?!:[ \t]*websocket[ \t]*\r)", re.IGNORECASE)
 
 
 class Head(NamedTuple):
@@ -89,12 +90,25 @@ def head_of(data: bytes) -> Head | None:
     return Head(line[0].decode("latin-1"), line[1].partition(b"?")[0].decode("latin-1"), headers)
 
 
+def _without_upgrade(data: bytes) -> bytes:
+    """The same, whose head asks for no other protocol: a server may ignore it (RFC 9110, 7.8), the parser drops bodies.
+
+    Only a WebSocket may be asked for, which is turned away.
+    """
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[: end + 2]
+    if b"\nupgrade:" not in b"\n" + head.lower():
+        return data
+    return _UPGRADE.sub(b"ignored", head) + data[len(head) :]
+
+
 class Door(_Connection):  # type: ignore[misc]
     """A connection that looks at a request before it is parsed, if there is no room for it."""
 
     gate: Gate
     write_timeout_s: float
     _within = False  # a message that was begun and is not whole
+    _reading = False  # what of it follows its head
     _fruitless = 0  # bytes since the last that completed a head or brought some of a body
     _ended = False  # the last thing was said
     _unread: asyncio.TimerHandle | None = None  # how long the client may go on not to read
@@ -106,7 +120,7 @@ class Door(_Connection):  # type: ignore[misc]
         if self.gate.house.full() and self._between() and (head := head_of(data)) and self._refused(head):
             return
         self._fruitless += len(data)
-        super().data_received(data)
+        super().data_received(data if self._reading else _without_upgrade(data))
         if self._fruitless > MAX_HEAD_BYTES:
             self._end(_TOO_LONG)
 
@@ -120,11 +134,15 @@ class Door(_Connection):  # type: ignore[misc]
             return True
         if (said := self.gate.refusal(head)) is None:
             return False
-        self._unset_keepalive_if_required()
         self.transport.write(said.whole(self.server_state.default_headers))
+        self._rest()
+        return True
+
+    def _rest(self) -> None:
+        """Gives a connection between requests its time, from now on."""
+        self._unset_keepalive_if_required()
         loop: asyncio.AbstractEventLoop = self.loop
         self.timeout_keep_alive_task = loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-        return True
 
     def _end(self, error: RequestError) -> None:
         """Says a last thing, where no answer is under way, and closes.
@@ -159,11 +177,12 @@ class Door(_Connection):  # type: ignore[misc]
     def on_message_begin(self) -> None:
         """Notes that what comes now belongs to a message."""
         self._within = True
+        self._unset_keepalive_if_required()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Begins to count anew."""
-        self._fruitless = 0
+        self._reading, self._fruitless = True, 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -172,9 +191,11 @@ class Door(_Connection):  # type: ignore[misc]
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Notes that the next byte begins a message."""
-        self._within, self._fruitless = False, 0
+        """Notes that the next byte begins a message, for which there is time even if this one was answered before."""
+        self._within, self._reading, self._fruitless = False, False, 0
         super().on_message_complete()
+        if self.cycle is not None and self.cycle.response_complete and not self.transport.is_closing():
+            self._rest()
 
     def pause_writing(self) -> None:
         """Gives the client its time to read on."""

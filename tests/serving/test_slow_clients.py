@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -263,5 +264,43 @@ def test_what_is_no_http_gets_the_one_body_that_errors_have() -> None:
             assert (status, headers["content-type"]) == (400, "application/json")
             assert set(body) == {"error", "code"} and body["code"] == "http_invalid"
             await client.lost()
+
+    run(scenario)
+
+
+# --- what is not understood ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [b"Upgrade", b"upgrade", b"UPGRADE"])
+@pytest.mark.parametrize("cut", [0, 20, 49, -5, -3])
+def test_another_protocol_is_not_spoken_and_costs_no_body(name: bytes, cut: int) -> None:
+    """As curl --http2 and Java's client ask for HTTP/2, in one piece or several, on a connection that goes on."""
+
+    async def scenario(house: House) -> None:
+        client = await house.connect()
+        asking = POST[:-4] + b"\r\n%s: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+        whole = asking % (5, name) + b"whole"
+        for _ in range(2):
+            if cut:
+                client.writer.write(whole[:cut])
+                await asyncio.sleep(0.01)
+            assert (await client.ask(whole[cut:] if cut else whole))[2] == {"bytes": 5}
+        upgrade = POST % 10 + b"\nupgrade: x"[:10]
+        assert (await client.ask(upgrade))[2] == {"bytes": 10}  # in a body it is nobody's business
+
+    run(scenario)
+
+
+def test_a_connection_is_kept_where_the_answer_came_before_the_body() -> None:
+    async def scenario(house: House) -> None:
+        client = await house.connect()
+        client.writer.write(POST.replace(b"/read", b"/none") % 5)
+        assert (await client.answer())[0] == 404
+        (connection,) = house.state.connections
+        client.writer.write(b"whole")
+        await until(lambda: not connection._within)
+        armed = connection.timeout_keep_alive_task
+        assert armed is not None and not armed.cancelled()  # else the sweep takes it for one that never asked
+        assert (await client.ask(GET % b"x"))[0] == 200
 
     run(scenario)
