@@ -88,6 +88,8 @@ class Upload:
             exif = self.header.exif or _exif(image)
             image = _upright(_rgb(image), exif)
             return _fit(image, height, width)
+        except MemoryError:
+            raise  # the machine's fault, not the file's
         except Exception as error:  # decoders raise whatever a corrupt file makes them stumble over
             raise _undecodable(f"the {_NAMES[self.kind]} is truncated or corrupt") from error
 
@@ -104,6 +106,8 @@ def inspect(body: bytes, max_pixels: int) -> Upload:
         header = _HEADERS[kind](body)
     except Unreadable as error:
         raise _undecodable(f"the {_NAMES[kind]} {error}") from None
+    except MemoryError:
+        raise
     except Exception as error:
         raise _undecodable(f"the {_NAMES[kind]}'s header is truncated or corrupt") from error
     width, height = header.width, header.height

@@ -26,6 +26,18 @@ def refusal(body: bytes) -> RequestError:
     return caught.value
 
 
+def test_a_machine_without_memory_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(images, "_fit", fails)
+        decode(plain())
+    monkeypatch.setattr(images, "_HEADERS", {kind: fails for kind in images._HEADERS})
+    with pytest.raises(MemoryError):
+        decode(plain())
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_an_image_of_the_right_size_passes_bit_for_bit(kind: str) -> None:
     pixels = noise(16, 24)
