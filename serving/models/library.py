@@ -170,7 +170,8 @@ class Library:
 
     async def _watch(self) -> None:
         """Follows the store and the other workers, for ever."""
-        await asyncio.to_thread(self._keep)
+        async with self._lock:
+            await asyncio.to_thread(self._keep)
         looked, stamp = time.monotonic(), self.control.stamp()
         while True:
             await asyncio.sleep(min(_TICK_S, self._settings.watch_s))

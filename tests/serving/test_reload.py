@@ -292,6 +292,38 @@ def test_copies_hold_what_is_served_and_no_more(here: Settings, library: Library
     assert control.digest_of(store, "colours") == control.digest_of(copy, "colours") == served
 
 
+def test_what_is_loaded_while_the_first_copies_are_made_is_remembered(
+    here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library(here, Control(tmp_path / "run"), Remembered())
+    copying, loaded = threading.Event(), threading.Event()
+    keep, remember = library.control.keep, library._remember
+
+    def slowly(*what: Any) -> None:
+        copying.set()
+        loaded.wait(0.5)
+        keep(*what)
+
+    def once_all_is_copied() -> None:
+        loaded.set()
+        deadline = time.monotonic() + 0.5
+        while library._unkept and time.monotonic() < deadline:
+            time.sleep(0.01)
+        remember()
+
+    async def scenario() -> None:
+        library.begin()
+        await asyncio.to_thread(copying.wait, 5)
+        rewrite(here.store, "colours", TURNED)
+        await library.refresh()
+
+    monkeypatch.setattr(library.control, "keep", slowly)
+    monkeypatch.setattr(library, "_remember", once_all_is_copied)
+    run(scenario())
+    store = Store(here.store)
+    assert library.control.read().history["colours"][-1] == control.digest_of(store, "colours")
+
+
 def test_copies_are_bounded(here: Settings, library: Library, tmp_path: Path) -> None:
     for scale in range(2, 7):
         rewrite(here.store, "wide", stores.network(16, 24, scale * np.eye(3)))
