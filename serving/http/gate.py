@@ -37,7 +37,8 @@ class Gate:
         self._app, self._metrics, self._draining = app, metrics, draining
         self._guard = Guard(settings.token, settings.cors_origins)
         self._identity = Identity()
-        self._access, self._few = settings.access_log, Few(logger)
+        self._access = settings.access_log
+        self._few: dict[int, Few] = {}  # by status
         self._turns = Turns()
         self.house = House(settings)
         self._overloaded = _refusal(self.house.overloaded())
@@ -125,10 +126,15 @@ class Gate:
         self._metrics.answered(record, seconds)
         failed = record.status >= 400
         if self._access == "all" or (failed and self._access == "errors"):
-            if record.status == 429 and not self._few.may():
+            if failed and not self._few_of(record.status).may():
                 return
             level = logging.ERROR if record.status >= 500 else logging.INFO
             logger.log(level, "answered", extra={"fields": access_fields(record, method, seconds)})
+
+    def _few_of(self, status: int) -> Few:
+        if status not in self._few:
+            self._few[status] = Few(logger, status)
+        return self._few[status]
 
 
 def _is_preflight(method: str, headers: Mapping[bytes, bytes]) -> bool:

@@ -64,8 +64,8 @@ class Few:
     A flood of refusals must not cost what the answers need, nor fill a disk.
     """
 
-    def __init__(self, logger: logging.Logger, lines: int = 10) -> None:
-        self._logger, self._lines = logger, lines
+    def __init__(self, logger: logging.Logger, status: int, lines: int = 10) -> None:
+        self._logger, self._status, self._lines = logger, status, lines
         self._second, self._written, self._kept = 0.0, 0, 0
 
     def may(self) -> bool:
@@ -77,17 +77,22 @@ class Few:
         self._written += 1
         if self._written <= self._lines:
             return True
+        self.keep(1)
+        return False
+
+    def keep(self, count: int) -> None:
+        """Keeps back so many, and tells of them within a second."""
         if not self._kept:
             with contextlib.suppress(RuntimeError):  # no event loop: the next line tells
                 asyncio.get_running_loop().call_later(1.0, self.tell)
-        self._kept += 1
-        return False
+        self._kept += count
 
     def tell(self) -> None:
         """Says how many lines were kept back, if any."""
         kept, self._kept = self._kept, 0
         if kept:
-            self._logger.info("refused more requests than there are lines for", extra={"fields": {"refused": kept}})
+            fields = {"status": self._status, "refused": kept}
+            self._logger.info("refused more requests than there are lines for", extra={"fields": fields})
 
 
 class Identity:
@@ -97,6 +102,10 @@ class Identity:
         self._worker = os.urandom(6).hex()
         self._numbers = itertools.count(1)
         self._span = int.from_bytes(os.urandom(8), "big") | 1
+
+    def new(self) -> str:
+        """An id for a request that has none."""
+        return f"{self._worker}-{next(self._numbers):x}"
 
     def of(self, request_id: bytes, traceparent: bytes) -> tuple[Record, bytes]:
         """A new record with its ids, and the `traceparent` to pass on (empty where the request has none).

@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,11 +18,12 @@ import httpx
 import pytest
 
 from benchmarks.load import wire
+from serving.errors import RequestError
 from serving.http import door, turns
 from serving.http.door import Head, head_of
 from serving.http.gate import Gate
 from serving.http.turns import Turns
-from serving.operations.logs import Few
+from serving.operations.logs import LOGGER, Few
 from serving.settings import Settings
 from tests.serving import processes, stores
 from tests.serving.pictures import plain
@@ -160,12 +162,30 @@ def test_who_gave_up_waiting_costs_nobody_a_turn() -> None:
 
 
 def test_a_flood_gets_a_few_lines_and_their_number(caplog: pytest.LogCaptureFixture) -> None:
-    few = Few(logging.getLogger("flood"), lines=3)
+    few = Few(logging.getLogger("flood"), 429, lines=3)
     with caplog.at_level(logging.INFO, "flood"):
         assert [few.may() for _ in range(10)] == [True] * 3 + [False] * 7
         few.tell()
         few.tell()
-    assert [record.fields for record in caplog.records] == [{"refused": 7}]  # type: ignore[attr-defined]
+    assert [record.fields for record in caplog.records] == [{"status": 429, "refused": 7}]  # type: ignore[attr-defined]
+
+
+def test_a_flood_of_any_kind_gets_a_few_lines(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, _ = gated(Settings(token="t"))
+
+    async def scenario() -> None:
+        for path, headers in (("/x", {}), ("/x", {"authorization": "Bearer t"})) * 50:
+            assert (await asked(gate, path, **headers))[0] in (401, 404)
+        for _ in range(50):
+            gate.broken(RequestError(431, "head_too_large", "it is long"))
+
+    monkeypatch.setattr(logging.getLogger(LOGGER), "propagate", True)
+    with caplog.at_level(logging.INFO, LOGGER):
+        asyncio.run(scenario())
+    lines = Counter(record.fields["status"] for record in caplog.records)  # type: ignore[attr-defined]
+    assert set(lines) == {401, 404, 431} and max(lines.values()) <= 30
 
 
 # --- against a real server -------------------------------------------------------------------------------------------
