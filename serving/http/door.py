@@ -2,7 +2,8 @@
 
 A request that reaches the application has been parsed, has a scope and a task of its own; refusing it there costs a
 fifth of answering it, and three times the capacity would leave little for the answers. What arrives whole, in one piece
-and without peculiarities is refused here for a third of that; everything else goes the usual way and is refused there.
+and without peculiarities is refused here for a small part of that (`serving.http.refusals`); everything else goes the
+usual way and is refused there.
 
 The server keeps all it reads of a head until that is whole, and waits without limit for clients that do not read: here
 both have an end.
@@ -14,8 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from http import HTTPStatus
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from serving.errors import RequestError
 from serving.http.admission import House
@@ -27,36 +27,7 @@ _CLOSE = {"connection": "close"}
 _TOO_LONG = RequestError(431, "head_too_large", f"line and headers are longer than {MAX_HEAD_BYTES} bytes", _CLOSE)
 _NO_REQUEST = RequestError(400, "http_invalid", "these bytes are no HTTP/1.1 request", _CLOSE)
 _Connection: Any = object  # before the server's own class, which is known when it runs
-_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-_HEADER = re.compile(
-    rb"\r\n(x-request-id|traceparent|origin|authorization|content-length|connection|transfer-encoding|expect|upgrade)"
-    rb"[ \t]*:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)",
-    re.IGNORECASE,
-)
-_PECULIAR = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
 _UPGRADE = re.compile(rb"(?<![^\n])upgrade(?=:)(?!:[ \t]*websocket[ \t]*\r)", re.IGNORECASE)
-
-
-class Head(NamedTuple):
-    """What a refusal has to know of a request: its method, its path without the query, and some headers by name."""
-
-    method: str
-    path: str
-    headers: dict[bytes, bytes]
-
-
-class Refusal(NamedTuple):
-    """An answer that is given at the door."""
-
-    status: int
-    code: str
-    headers: Headers
-    body: bytes
-
-    def whole(self, always: Headers) -> bytes:
-        """Its bytes, with headers that every answer of the server has (its date)."""
-        lines = [b"%s: %s\r\n" % header for header in (*always, *self.headers)]
-        return b"".join((_LINES[self.status], *lines, b"\r\n", self.body))
 
 
 class Gate(Protocol):
@@ -64,30 +35,11 @@ class Gate(Protocol):
 
     house: House
 
-    def refusal(self, head: Head) -> Refusal | None:
+    def refusal(self, data: bytes, always: Headers) -> bytes | None:
         """The answer to a request that there is no room for, or None where it must not be refused here."""
 
-    def broken(self, error: RequestError) -> Refusal:
+    def broken(self, error: RequestError, always: Headers) -> bytes:
         """The answer to bytes that are no request."""
-
-
-def head_of(data: bytes) -> Head | None:
-    """Reads bytes that are exactly one whole HTTP/1.1 request to be kept alive; None if they are anything else."""
-    end = data.find(b"\r\n\r\n")
-    if end < 0:
-        return None
-    line = data[: data.find(b"\r\n")].split(b" ")
-    if len(line) != 3 or line[2] != b"HTTP/1.1":
-        return None
-    found = [(name.lower(), value) for name, value in _HEADER.findall(data[: end + 2])]
-    headers = dict(found)
-    length = headers.get(b"content-length", b"0")
-    whole = length.isdigit() and len(length) < 10 and end + 4 + int(length) == len(data)
-    if not whole or len(headers) < len(found) or not _PECULIAR.isdisjoint(headers):
-        return None
-    if headers.get(b"connection", b"keep-alive").lower() != b"keep-alive":
-        return None
-    return Head(line[0].decode("latin-1"), line[1].partition(b"?")[0].decode("latin-1"), headers)
 
 
 def _without_upgrade(data: bytes) -> bytes:
@@ -107,17 +59,19 @@ class Door(_Connection):  # type: ignore[misc]
 
     gate: Gate
     write_timeout_s: float
+    timeout_keep_alive_task: asyncio.TimerHandle | None  # uvicorn's
     _within = False  # a message that was begun and is not whole
     _reading = False  # what of it follows its head
     _fruitless = 0  # bytes since the last that completed a head or brought some of a body
     _ended = False  # the last thing was said
+    _rested = 0.0  # since when, by the event loop's clock, it had nothing to do but to be refused
     _unread: asyncio.TimerHandle | None = None  # how long the client may go on not to read
 
     def data_received(self, data: bytes) -> None:
         """Refuses a whole request, or hands the bytes on."""
         if self._ended:
             return
-        if self.gate.house.full() and self._between() and (head := head_of(data)) and self._refused(head):
+        if self.gate.house.full() and self._between() and self._refused(data):
             return
         self._fruitless += len(data)
         super().data_received(data if self._reading else _without_upgrade(data))
@@ -128,21 +82,30 @@ class Door(_Connection):  # type: ignore[misc]
         """Whether the next byte begins a request."""
         return not self._within and (self.cycle is None or self.cycle.response_complete)
 
-    def _refused(self, head: Head) -> bool:
+    def _refused(self, data: bytes) -> bool:
+        said = self.gate.refusal(data, self.server_state.default_headers)
+        if said is None:
+            return False
         if self.flow.write_paused:
             self.transport.abort()  # answers that nobody reads would only pile up
-            return True
-        if (said := self.gate.refusal(head)) is None:
-            return False
-        self.transport.write(said.whole(self.server_state.default_headers))
-        self._rest()
+        else:
+            self.transport.write(said)
+            self._rest()
         return True
 
     def _rest(self) -> None:
-        """Gives a connection between requests its time, from now on."""
-        self._unset_keepalive_if_required()
-        loop: asyncio.AbstractEventLoop = self.loop
-        self.timeout_keep_alive_task = loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        """Gives a connection between requests its time, from now on; a timer that runs already is left alone."""
+        self._rested = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            loop: asyncio.AbstractEventLoop = self.loop
+            self.timeout_keep_alive_task = loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes, unless the connection was refused something since the timer began."""
+        if (left := self._rested + self.timeout_keep_alive - self.loop.time()) > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
 
     def _end(self, error: RequestError) -> None:
         """Says a last thing, where no answer is under way, and closes.
@@ -160,7 +123,7 @@ class Door(_Connection):  # type: ignore[misc]
         if answering:  # it waits for a body that will not be whole
             cycle.disconnected = True
             cycle.message_event.set()
-        self.transport.write(self.gate.broken(error).whole(self.server_state.default_headers))
+        self.transport.write(self.gate.broken(error, self.server_state.default_headers))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()

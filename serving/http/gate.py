@@ -7,6 +7,8 @@ and turns more away at once, so that those it takes stay quick. Most of those ar
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,12 +17,13 @@ from typing import Any
 from serving.errors import RequestError
 from serving.http.admission import House
 from serving.http.auth import METHODS, PROBES, Guard, Headers
-from serving.http.door import Head, Refusal
 from serving.http.record import Record
+from serving.http.refusals import Head, Heads, Refusal, head_of
 from serving.http.turns import Turns
-from serving.http.web import Receive, Request, Scope, Send, body_of, refuse
+from serving.http.web import Receive, Request, Scope, Send, refuse
 from serving.operations.logs import LOGGER, Few, Identity, access_fields
 from serving.operations.metrics import Metrics
+from serving.operations.series import FLUSH_S
 from serving.settings import Settings
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -41,7 +44,9 @@ class Gate:
         self._few: dict[int, Few] = {}  # by status
         self._turns = Turns()
         self.house = House(settings)
-        self._overloaded = _refusal(self.house.overloaded())
+        self._overloaded, self._heads = Refusal(self.house.overloaded()), Heads()
+        self._turned_away = 0  # at the door, by answers that are alike, and not handed over yet
+        metrics.on_flush = self._hand_over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request, or has it answered."""
@@ -101,25 +106,50 @@ class Gate:
             place.leave()
             self._metrics.inflight(self.house.taken)
 
-    def refusal(self, head: Head) -> Refusal | None:
+    def refusal(self, data: bytes, always: Headers) -> bytes | None:
         """What is said to a request that there is no room for; None where the usual way may have another answer."""
-        if head.path in PROBES or self._draining() or _is_preflight(head.method, head.headers):
+        if self._draining():
             return None
+        head = self._heads.find(data)
+        if head is None:
+            head = head_of(data)
+            if head is None or not self._refusable(head):
+                return None
+            if not self._heads.learn(data, head):
+                return self._refused(self._overloaded, head.method, head.headers, always)
+        if not self._turned_away:
+            with contextlib.suppress(RuntimeError):  # no event loop: the next flush of the metrics hands over
+                asyncio.get_running_loop().call_later(FLUSH_S, self._metrics.flush)
+        self._turned_away += 1
+        return self._overloaded.ready(head.method, always, self._identity.new())
+
+    def _refusable(self, head: Head) -> bool:
+        if head.path in PROBES or _is_preflight(head.method, head.headers):
+            return False
         try:
             self._guard.admit(head.path, head.headers.get(b"authorization", b""))
         except RequestError:
-            return None
-        return self._refused(self._overloaded, head.method, head.headers)
+            return False
+        return True
 
-    def broken(self, error: RequestError) -> Refusal:
+    def _hand_over(self) -> None:
+        """Counts those that were turned away since the last time, and has the log tell how many."""
+        count, self._turned_away = self._turned_away, 0
+        if count:
+            said = self._overloaded
+            self._metrics.refused(Record(status=said.status, code=said.code), count)
+            if self._access != "none":
+                self._few_of(said.status).keep(count)
+
+    def broken(self, error: RequestError, always: Headers) -> bytes:
         """What is said to bytes that are no request, or none that is read."""
-        return self._refused(_refusal(error), "", {})
+        return self._refused(Refusal(error), "", {}, always)
 
-    def _refused(self, said: Refusal, method: str, headers: Mapping[bytes, bytes]) -> Refusal:
+    def _refused(self, said: Refusal, method: str, headers: Mapping[bytes, bytes], always: Headers) -> bytes:
         record, extra = self._begin(method, headers)
         record.status, record.code = said.status, said.code
         self._observe(record, method, 0.0)
-        return Refusal(said.status, said.code, said.headers + extra, b"" if method == "HEAD" else said.body)
+        return said.whole(method, always, extra)
 
     def _observe(self, record: Record, method: str, seconds: float) -> None:
         record.status = record.status or CLIENT_LEFT
@@ -139,10 +169,3 @@ class Gate:
 
 def _is_preflight(method: str, headers: Mapping[bytes, bytes]) -> bool:
     return method == "OPTIONS" and b"origin" in headers
-
-
-def _refusal(error: RequestError) -> Refusal:
-    body = body_of(error)
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
-    return Refusal(error.status, error.code, headers, body)

@@ -16,6 +16,7 @@ Labels come from the routes, the store and the class names, never from a request
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from serving.http.record import Record
@@ -38,6 +39,7 @@ class Metrics:
         from prometheus_client import Counter, Gauge, Histogram
 
         self._series = series
+        self.on_flush: Callable[[], None] = lambda: None  # hands over what somebody else has counted
         variant = ["model", "version"]
         self._requests = Counter("modelkiln_requests", "Answers by route and status", ["route", "code"])
         self._seconds = Histogram(
@@ -58,6 +60,10 @@ class Metrics:
         """Counts one answer, whatever it was."""
         self._series.guarded(self._answered, record, seconds)
 
+    def refused(self, record: Record, count: int) -> None:
+        """Counts so many answers that were alike and took no time."""
+        self._series.guarded(self._counted, record, 0.0, count)
+
     def inflight(self, count: int) -> None:
         """Requests that are being answered by this worker now."""
         self._series.guarded(lambda: self._series.gathered(Level, self._inflight).add(count))
@@ -72,18 +78,23 @@ class Metrics:
 
     def flush(self) -> None:
         """Hands over to the shared files what was counted since the last time."""
+        self.on_flush()
         self._series.flush()
 
-    def _answered(self, record: Record, seconds: float) -> None:
-        status, child = str(record.status), self._series.gathered
-        child(Sum, self._requests, record.route, status).add()
-        child(Spread, self._seconds, record.route).add(seconds)
+    def _counted(self, record: Record, seconds: float, count: int = 1) -> None:
+        child = self._series.gathered
+        child(Sum, self._requests, record.route, str(record.status)).add(count)
+        child(Spread, self._seconds, record.route).add(seconds, count)
         if record.code:
-            child(Sum, self._errors, record.code).add()
+            child(Sum, self._errors, record.code).add(count)
+
+    def _answered(self, record: Record, seconds: float) -> None:
+        self._counted(record, seconds)
+        child = self._series.gathered
         if not record.model:
             return
         model, version = record.model, record.version
-        child(Sum, self._model, model, version, status).add()
+        child(Sum, self._model, model, version, str(record.status)).add()
         if not record.images:
             return
         for stage, taken in zip(_STAGES, (record.decode_s, record.queue_s, record.compute_s), strict=True):

@@ -13,7 +13,7 @@ from typing import Any
 
 _FILE_BYTES = 1 << 20  # of each file that prometheus_client maps: enough for some 6,000 series
 _FILES = ("counter", "histogram", "gauge_livesum", "gauge_livemax")  # ours and BentoML's
-_FLUSH_S = 0.25
+FLUSH_S = 0.25  # between hand-overs to the shared files
 
 logger = logging.getLogger("bentoml.modelkiln")
 
@@ -42,10 +42,10 @@ class Spread:
         self._child, self._bounds = child, child._upper_bounds
         self._counts, self._total = [0] * len(self._bounds), 0.0
 
-    def add(self, value: float) -> None:
-        """Adds one value, here."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._total += value
+    def add(self, value: float, times: int = 1) -> None:
+        """Adds a value, here."""
+        self._counts[bisect_left(self._bounds, value)] += times
+        self._total += value * times
 
     def flush(self) -> None:
         """Hands over."""
@@ -96,7 +96,7 @@ class Series:
             found = self._gathered[key] = kind(family.labels(*labels) if labels else family)
         if not self._due:
             with contextlib.suppress(RuntimeError):  # the loop has not begun: the next one will have it flushed
-                asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
+                asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
                 self._due = True
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,10 +27,17 @@ class Tally:
     def __init__(self) -> None:
         self.seen: list[tuple[int, str, str]] = []
         self.most = 0
+        self.on_flush: Callable[[], None] = lambda: None
 
     def answered(self, record: Record, seconds: float) -> None:
         assert seconds >= 0
         self.seen.append((record.status, record.code, record.route))
+
+    def refused(self, record: Record, count: int) -> None:
+        self.seen += [(record.status, record.code, record.route)] * count
+
+    def flush(self) -> None:
+        self.on_flush()
 
     def inflight(self, count: int) -> None:
         self.most = max(self.most, count)

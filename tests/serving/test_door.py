@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import re
 import socket
 import time
 from collections import Counter
@@ -19,11 +20,12 @@ import pytest
 
 from benchmarks.load import wire
 from serving.errors import RequestError
-from serving.http import door, turns
-from serving.http.door import Head, head_of
+from serving.http import door, refusals, turns
 from serving.http.gate import Gate
+from serving.http.refusals import Head, Heads, head_of
 from serving.http.turns import Turns
 from serving.operations.logs import LOGGER, Few
+from serving.operations.series import FLUSH_S
 from serving.settings import Settings
 from tests.serving import processes, stores
 from tests.serving.pictures import plain
@@ -35,7 +37,7 @@ WHOLE = b"POST /predict?top=1 HTTP/1.1\r\nHost: a\r\nX-Request-ID:  mine \r\nCon
 
 def test_a_whole_request_is_read() -> None:
     told = {b"x-request-id": b"mine", b"content-length": b"3"}
-    assert head_of(WHOLE) == Head("POST", "/predict", told)
+    assert head_of(WHOLE) == Head("POST", "/predict", told, 3)
     assert head_of(b"GET /models HTTP/1.1\r\n\r\n") == Head("GET", "/models", {})
     kept = b"GET / HTTP/1.1\r\nConnection: Keep-Alive\r\n\r\n"
     assert head_of(kept) == Head("GET", "/", {b"connection": b"Keep-Alive"})
@@ -73,35 +75,92 @@ def _house(**settings: Any) -> tuple[Gate, Tally]:
     return gate, tally
 
 
+def _asking(method: str, path: str, **headers: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def _read(said: bytes | None) -> tuple[int, dict[str, str], Any]:
+    assert said is not None
+    head, _, body = said.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), json.loads(body or b"null")
+
+
 @pytest.mark.parametrize("method", ["POST", "HEAD"])
 def test_a_refusal_is_what_the_gate_would_have_said(method: str) -> None:
     gate, tally = _house(token="t", cors_origins="https://a.example", retry_after_s=1.2)
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     headers = {"authorization": "Bearer t", "x-request-id": "mine", "traceparent": trace, "origin": "https://a.example"}
-    status, wanted, body = asyncio.run(asked(gate, "/predict", method, **headers))
-    said = gate.refusal(Head(method, "/predict", {name.encode(): value.encode() for name, value in headers.items()}))
-    assert said is not None and (said.status, status) == (429, 429)
-    told = {name.decode(): value.decode() for name, value in said.headers}
+    wanted_status, wanted, wanted_body = asyncio.run(asked(gate, "/predict", method, **headers))
+    status, told, body = _read(gate.refusal(_asking(method, "/predict", **headers), [(b"date", b"now")]))
+    assert status == wanted_status == 429 and told.pop("date") == "now"
     assert told.pop("traceparent").rpartition("-")[0] != wanted.pop("traceparent").rpartition("-")[0]  # a span each
     assert told == wanted and told["retry-after"] == "2"
-    assert json.loads(said.body or "null") == (body if method == "POST" else None)
+    assert body == (wanted_body if method == "POST" else None)
     assert tally.seen == [(429, "overloaded", "other")] * 2
+
+
+@pytest.mark.parametrize("method", ["POST", "HEAD"])
+def test_refusals_that_lie_ready_are_the_same(method: str) -> None:
+    gate, tally = _house(token="t")
+    headers = {"authorization": "Bearer t"}
+    wanted_status, wanted, wanted_body = asyncio.run(asked(gate, "/predict", method, **headers))
+    seen, asking, now = set(), _asking(method, "/predict?top=1", **headers), [(b"date", b"now")]
+    for always, date in ((now, "now"), (now, "now"), ([(b"date", b"then")], "then")):
+        status, told, body = _read(gate.refusal(asking, always))
+        assert status == wanted_status == 429 and told.pop("date") == date
+        seen.add(told.pop("x-request-id"))
+        assert told == {name: value for name, value in wanted.items() if name != "x-request-id"}
+        assert body == (wanted_body if method == "POST" else None)
+    assert len(seen) == 3 and wanted["x-request-id"] not in seen
+    assert len(tally.seen) == 1  # they are counted together
+    tally.flush()
+    tally.flush()
+    assert tally.seen == [(429, "overloaded", "other")] * 4
+
+
+def test_those_turned_away_are_handed_over_soon() -> None:
+    async def scenario() -> int:
+        gate, tally = _house()
+        for _ in range(100):
+            assert gate.refusal(_asking("GET", "/models"), [])
+        await asyncio.sleep(2 * FLUSH_S)
+        return len(tally.seen)
+
+    assert asyncio.run(scenario()) == 100
+
+
+def test_known_heads_are_few_and_of_whole_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "MAX_HEADS", 3)
+    heads, plain_one = Heads(), WHOLE.replace(b"X-Request-ID", b"X-Other")
+    for data, alike in ((WHOLE, False), (plain_one, True), (plain_one.replace(b"Host", b"Origin"), False)):
+        head = head_of(data)
+        assert head is not None and heads.learn(data, head) == alike == (heads.find(data) is not None)
+    assert heads.find(plain_one[:-3] + b"xyz") == head_of(plain_one)  # another body
+    assert heads.find(plain_one[:-1]) is heads.find(plain_one + b"G") is heads.find(b"") is None
+    for number in range(20):
+        data = _asking("GET", f"/{number}")
+        assert heads.learn(data, Head("GET", f"/{number}", {})) and heads.find(data) and len(heads._known) <= 3
+    long = _asking("GET", "/" + "x" * refusals.MAX_HEAD)
+    assert not heads.learn(long, Head("GET", "/", {})) and heads.find(long) is None
 
 
 def test_what_the_door_leaves_to_the_gate() -> None:
     gate, _ = _house(token="t", cors_origins="https://a.example")
-    right, origin = {b"authorization": b"Bearer t"}, {b"origin": b"https://a.example"}
+    right, origin = {"authorization": "Bearer t"}, {"origin": "https://a.example"}
     for method, path, headers in (
         ("GET", "/readyz", {}),
         ("GET", "/metrics", {}),
         ("POST", "/predict", {}),
-        ("POST", "/predict", {b"authorization": b"Bearer wrong"}),
+        ("POST", "/predict", {"authorization": "Bearer wrong"}),
         ("OPTIONS", "/predict", {**right, **origin}),  # which is answered, however much there is to do
     ):
-        assert gate.refusal(Head(method, path, headers)) is None
+        for _ in range(2):  # it is not learnt either
+            assert gate.refusal(_asking(method, path, **headers), []) is None
     assert asyncio.run(asked(gate, "/predict", "OPTIONS", origin="https://a.example"))[0] == 204
     draining, _ = gated(Settings(), draining=True)
-    assert draining.refusal(Head("GET", "/predict", {})) is None
+    assert draining.refusal(_asking("GET", "/predict"), []) is None
 
 
 def test_another_servers_connections_are_left_alone() -> None:
@@ -179,7 +238,7 @@ def test_a_flood_of_any_kind_gets_a_few_lines(
         for path, headers in (("/x", {}), ("/x", {"authorization": "Bearer t"})) * 50:
             assert (await asked(gate, path, **headers))[0] in (401, 404)
         for _ in range(50):
-            gate.broken(RequestError(431, "head_too_large", "it is long"))
+            gate.broken(RequestError(431, "head_too_large", "it is long"), [])
 
     monkeypatch.setattr(logging.getLogger(LOGGER), "propagate", True)
     with caplog.at_level(logging.INFO, LOGGER):
@@ -214,6 +273,12 @@ def _exchange(connection: socket.socket, data: bytes) -> tuple[int, dict[str, st
     while len(body) < int(headers["content-length"]):
         body += connection.recv(65536)
     return int(status.split()[1]), headers, body
+
+
+def _counted(running: Running, status: str) -> int:
+    """Answers of a status so far, by the metrics."""
+    found = re.findall(rf'modelkiln_requests_total{{code="{status}"[^}}]*}} ([\d.]+)', processes.metrics(running.url))
+    return int(sum(map(float, found)))
 
 
 def _until_full(connection: socket.socket, ask: bytes) -> None:
@@ -263,6 +328,8 @@ def test_as_many_clients_as_are_admitted_are_never_refused(tmp_path: Path) -> No
 def test_a_flood_of_refusals_writes_few_lines(narrow: Running, tmp_path: Path) -> None:
     host, port = narrow.url.removeprefix("http://").split(":")
     ask = b"GET /models HTTP/1.1\r\nhost: a\r\nx-request-id: flood\r\n\r\n"
+    nameless = ask.replace(b"x-request-id: flood\r\n", b"")
+    before = _counted(narrow, "429")
 
     def slowly() -> Any:
         return httpx.post(f"{narrow.url}/predict?model=slow", content=plain((80, 80, 80)), timeout=20).status_code
@@ -270,11 +337,13 @@ def test_a_flood_of_refusals_writes_few_lines(narrow: Running, tmp_path: Path) -
     with socket.create_connection((host, int(port)), timeout=10) as connection, ThreadPoolExecutor(2) as pool:
         busy = [pool.submit(slowly) for _ in range(2)]
         _until_full(connection, ask)
-        refused = sum(_exchange(connection, ask)[0] == 429 for _ in range(200))
+        asked_at = len(narrow.log.read_text())
+        refused = sum(_exchange(connection, one)[0] == 429 for one in [ask, nameless] * 200)
         assert [job.result() for job in busy] == [504, 504]
-    assert refused == 200
+    assert refused == 400
+    assert _counted(narrow, "429") - before >= 400
     time.sleep(1.2)
-    lines = [json.loads(line) for line in narrow.log.read_text().splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in narrow.log.read_text()[asked_at:].splitlines() if line.startswith("{")]
     written = sum(line.get("request_id") == "flood" for line in lines)
     assert 0 < written < 100
-    assert written + sum(line.get("refused", 0) for line in lines) >= 200
+    assert written + sum(line.get("refused", 0) for line in lines if line.get("status") == 429) >= 400

@@ -145,10 +145,15 @@ def test_refusals_that_nobody_reads_do_not_pile_up() -> None:
         await until(lambda: house.gate.house.full())
         deaf = await house.deaf()
         refused = 0
+
+        def told() -> int:
+            return len(house.tally.seen) + house.gate._turned_away
+
         while len(house.state.connections) == 2 and refused < 2000:
             refused += 1
             deaf.writer.write(GET % b"x")
-            await until(lambda: len(house.tally.seen) == refused or len(house.state.connections) == 1)  # noqa: B023
+            await until(lambda: told() == refused or len(house.state.connections) == 1)  # noqa: B023
+        house.tally.flush()
         assert len(house.state.connections) == 1 and {status for status, *_ in house.tally.seen} == {429}
         house.released.set()
         assert (await busy.answer())[0] == 200
@@ -304,3 +309,21 @@ def test_a_connection_is_kept_where_the_answer_came_before_the_body() -> None:
         assert (await client.ask(GET % b"x"))[0] == 200
 
     run(scenario)
+
+
+def test_a_connection_that_is_refused_again_and_again_is_kept() -> None:
+    async def scenario(house: House) -> None:
+        busy, refused = await house.connect(), await house.connect()
+        busy.writer.write(GET % b"hold")
+        await until(lambda: house.gate.house.full())
+        connection = next(one for one in house.state.connections if one.cycle is None)
+        connection.timeout_keep_alive = 0.2
+        for _ in range(8):
+            assert (await refused.ask(GET % b"x"))[0] == 429
+            await asyncio.sleep(0.05)
+        begun = asyncio.get_running_loop().time()
+        await refused.lost()  # once it asks no more
+        assert 0.1 < asyncio.get_running_loop().time() - begun < 5
+        house.released.set()
+
+    run(scenario, max_inflight=1)
