@@ -1,7 +1,8 @@
-"""A closed load that a server is to hold: warmed up, answered throughout, and what it cost the server."""
+"""A load on a server and what it cost: a closed one that it is to hold, or an open one that may be too much."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -38,10 +39,20 @@ def hold(
     """
     at = server.port if port is None else port
     run(wire.closed(at, contents, connections, min(WARM_S, seconds), kind))
-    used = server.cpu_s()
-    seen = run(wire.closed(at, contents, connections, seconds, kind))
-    seen.cpu_s = server.cpu_s() - used
-    return answered(server, seen)
+    return answered(server, cost(server, wire.closed(at, contents, connections, seconds, kind)))
+
+
+def offer(server: Server, contents: list[bytes], rate: float, connections: int, seconds: float) -> wire.Seen:
+    """An open load of so many requests a second, whatever becomes of them."""
+    return cost(server, wire.open_loop(server.port, contents, rate, connections, seconds))
+
+
+def cost(server: Server, work: Awaitable[wire.Seen]) -> wire.Seen:
+    """Runs a load and notes the processor time that it took of the server and of this process."""
+    used, own = server.cpu_s(), time.process_time()
+    seen = run(work)
+    seen.cpu_s, seen.own_s = server.cpu_s() - used, time.process_time() - own
+    return seen
 
 
 def answered(server: Server, seen: wire.Seen) -> wire.Seen:

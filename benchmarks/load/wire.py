@@ -42,6 +42,7 @@ class Seen:
     limit_s: float = math.inf
     late: int = 0  # answers that took longer than that
     cpu_s: float = 0.0  # that the server's processes used meanwhile, where that was looked at
+    own_s: float = 0.0  # that this process used, likewise
 
     @property
     def rate(self) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from array import array
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -125,3 +127,50 @@ def test_what_was_refused_or_lost_is_no_load_held() -> None:
         with pytest.raises(KilnError, match=r"modelkiln answered .*200.* and lost [01] requests"):
             held.answered(Server(), wrong)  # type: ignore[arg-type]
     assert load.broken(Counter({200: 5, 429: 4, 500: 3, 502: 2, 503: 9})) == 5
+
+
+class Server:
+    """One that has used a tenth of a second more whenever it is looked at."""
+
+    name, port, used = "modelkiln", 0, 0.0
+
+    def cpu_s(self) -> float:
+        self.used += 0.1
+        return self.used
+
+
+def test_the_processor_time_of_both_sides_is_noted() -> None:
+    async def busy() -> wire.Seen:
+        sum(range(2_000_000))
+        return wire.Seen(1.0)
+
+    seen = held.cost(Server(), busy())  # type: ignore[arg-type]
+    assert seen.cpu_s == pytest.approx(0.1) and 0.005 < seen.own_s < 5
+
+
+def _seen(good: int, refused: int = 0, cpu_s: float = 0.0) -> wire.Seen:
+    return wire.Seen(1.0, array("d", [0.01] * good), array("d", [0.001] * refused), offered=good + refused, cpu_s=cpu_s)
+
+
+def test_goodput_is_of_the_most_that_the_open_loop_came_to() -> None:
+    near = {0.8: _seen(80), 1.0: _seen(100), 1.2: _seen(90, 30)}
+    told = load._overloaded(_seen(120, cpu_s=0.12), near, _seen(95, 200, cpu_s=0.105))
+    assert told["peak_per_s"] == 100 and told["goodput"] == 0.95 and told["p99_ratio"] == 1
+    assert told["cpu_us_per_answer"] == pytest.approx(1000) and told["cpu_us_per_refusal"] == pytest.approx(50)
+    assert [one["offered_per_s"] for one in told["near_capacity"]] == [80, 100, 120]
+
+
+def test_a_row_of_an_overload_is_made_of_its_rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def offer(server: object, contents: list[bytes], rate: float, connections: int, seconds: float) -> wire.Seen:
+        asked.append(rate)
+        return _seen(round(min(rate, 100)), round(max(0, rate - 100)))
+
+    monkeypatch.setattr(load.Plan, "service", lambda plan: nullcontext(Server()))
+    monkeypatch.setattr(load, "hold", lambda *_: _seen(100, cpu_s=0.1))
+    monkeypatch.setattr(load, "offer", offer)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    rows = load.overload(load.Plan(Store(tmp_path), 1.0, 2, 1, "lenet", "simcnn"))
+    assert asked == pytest.approx([80, 90, 100, 110, 120, 300] * 2)
+    assert [row.met for row in rows] == [True] * 4 and rows[1].value == 1
