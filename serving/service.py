@@ -7,10 +7,12 @@ answering every request before its application sees it.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
 import sys
+import tempfile
 from typing import Any, NoReturn
 
 import bentoml
@@ -127,6 +129,27 @@ def _check_port() -> None:
         raise KilnError(f"port {port} of {host} cannot be had: {error.strerror}. Choose another: --port") from error
 
 
+def _check_folder() -> None:
+    """Has BentoML a folder for its sockets where none of the usual temporary ones can be written.
+
+    Raises:
+        KilnError: Not even its own home or the machine's memory can be.
+    """
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    with contextlib.suppress(FileNotFoundError):
+        tempfile.gettempdir()
+        return
+    home = BentoMLContainer.bentoml_home.get()
+    for folder in (home, "/dev/shm"):
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"?")
+            file.flush()
+            tempfile.tempdir = os.environ["TMPDIR"] = folder  # the latter is for the workers
+            return
+    raise KilnError(f"no file can be written, neither in {home} nor in a temporary folder. Name one: TMPDIR=/…")
+
+
 def _settings() -> Settings:
     try:
         return Settings.from_environment()
@@ -150,9 +173,10 @@ class Modelkiln:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check() -> None:
-        """Runs in the parent process before the port opens: is the port free, is every file whole, does each load?"""
+        """Runs in the parent process before the port opens: is it free, is every file whole, does each model load?"""
         try:
             _check_port()
+            _check_folder()
             for warning in repository.load(_SETTINGS).stale:
                 logger.warning(warning)
             control.begin()

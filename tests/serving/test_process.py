@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -74,6 +75,29 @@ def test_a_port_in_use_ends_the_start_in_one_line(small: Path, tmp_path: Path) -
         port = holder.getsockname()[1]
         done = run(processes.command(port), tmp_path, MODELKILN_STORE=str(small))
     assert f"port {port} of 127.0.0.1" in refusal(done)
+
+
+def _no_file_may_grow() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def test_32_where_no_file_can_be_written_the_start_ends_in_one_line(small: Path, tmp_path: Path) -> None:
+    environment = processes.environment(tmp_path, MODELKILN_STORE=str(small))
+    done = subprocess.run(
+        processes.command(processes.free_port()), cwd=ROOT, env=environment, capture_output=True, text=True,
+        timeout=60, preexec_fn=_no_file_may_grow,
+    )  # fmt: skip
+    assert "no file can be written" in refusal(done) and str(tmp_path) in refusal(done)
+
+
+def test_32_without_a_temporary_folder_bentomls_own_will_do(small: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, sys, tempfile; tempfile._candidate_tempdir_list = lambda: ['/proc'];"
+        "import serving.service as s; s._check_folder();"
+        "print(tempfile.gettempdir(), os.environ['TMPDIR'], sep='\\n')"
+    )
+    done = run([sys.executable, "-W", "ignore", "-c", code], tmp_path, MODELKILN_STORE=str(small))
+    assert (done.returncode, done.stdout.split()) == (0, [str(tmp_path)] * 2), done.stderr
 
 
 def test_a_bad_setting_ends_the_start_in_one_line(small: Path, tmp_path: Path) -> None:
