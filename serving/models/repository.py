@@ -8,7 +8,9 @@ another.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -159,10 +161,25 @@ def _reason(store: Store, card: Card, variant: VariantCard) -> str:
     return ""
 
 
-def fitting_threads(settings: Settings) -> int:
-    """Threads of a runtime such that all workers' together are no more than the cores this process may use."""
+def fitting_threads(settings: Settings, groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Threads of a runtime such that all workers' together are no more than the cores this process may use.
+
+    These are the cores that it may run on, or fewer where a container's processor time is limited: threads beyond that
+    would only be stopped for the rest of each period.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(settings.threads, max(1, cores // settings.workers))
+    return min(settings.threads, max(1, int(min(cores, _quota(groups)) / settings.workers)))
+
+
+def _quota(groups: Path) -> float:
+    """Cores' worth of time that the control group may take, of version 2 or 1; infinite where there is no limit."""
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        limit, period = (groups / "cpu.max").read_text().split()
+        return int(limit) / int(period)
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        limit, period = ((groups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(limit) / int(period) if int(limit) > 0 else math.inf
+    return math.inf
 
 
 def limits(settings: Settings) -> Limits:

@@ -154,7 +154,30 @@ def test_workers_times_threads_fit_the_machine(
     monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int, fitting: int
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
-    assert repository.fitting_threads(Settings(workers=workers, threads=threads)) == fitting
+    settings = Settings(workers=workers, threads=threads)
+    assert repository.fitting_threads(settings, Path("/nowhere")) == fitting
+
+
+@pytest.mark.parametrize(
+    ("files", "workers", "fitting"),
+    [
+        ({"cpu.max": "max 100000\n"}, 1, 16),
+        ({"cpu.max": "400000 100000\n"}, 1, 4),
+        ({"cpu.max": "250000 100000\n"}, 1, 2),
+        ({"cpu.max": "400000 100000\n"}, 2, 2),
+        ({"cpu.max": "50000 100000\n"}, 1, 1),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1, 16),
+    ],
+)
+def test_threads_fit_the_time_that_a_container_may_take(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, str], workers: int, fitting: int
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(16)))
+    assert repository.fitting_threads(Settings(workers=workers, threads=64), tmp_path) == fitting
 
 
 def test_settings_come_from_the_environment() -> None:
