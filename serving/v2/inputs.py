@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.errors import RequestError
 from serving.v2.fields import ENCODED, IMAGES, Expected, invalid, object_of, parameters_of, shown
 
 _INPUT = ("name", "shape", "datatype", "parameters", "data")
@@ -22,7 +21,7 @@ def read(request: dict[str, Any], rest: memoryview, expected: Expected) -> tuple
     """The one input: uint8 `[N, H, W, 3]`, or N encoded images; `rest` is what follows the JSON.
 
     Raises:
-        RequestError: 400 or 413; names the field and what it takes.
+        RequestError: 400; names the field and what it takes.
     """
     inputs = request.get("inputs")
     takes = f"it takes one input: {IMAGES!r} (UINT8) or {ENCODED!r} (BYTES)"
@@ -76,11 +75,11 @@ def count_of(count: int, expected: Expected) -> None:
     """Lets through as many images as one request may have.
 
     Raises:
-        RequestError: 413 `images_too_many`.
+        RequestError: 400 `images_too_many`.
     """
     if count > expected.max_images:
         sentence = f"the request has {count} images; at most {expected.max_images} are taken at a time"
-        raise RequestError(413, "images_too_many", sentence)
+        raise invalid(sentence, "images_too_many")
 
 
 def _images(shape: list[int], data: Any, raw: memoryview | None, expected: Expected) -> NDArray[np.uint8]:
