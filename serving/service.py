@@ -79,6 +79,7 @@ class KilnService(bentoml.Service[Any]):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """Loads the repository and builds a worker's application."""
+        logs.take_over()
         lifecycle, series = Lifecycle(_SETTINGS, control.ending), Series()
         metrics = Metrics(series)
         try:
@@ -177,6 +178,7 @@ class Modelkiln:
         try:
             _check_port()
             _check_folder()
+            logs.take_over()
             for warning in repository.load(_SETTINGS).stale:
                 logger.warning(warning)
             control.begin()

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from serving.http.record import Record
 
 LOGGER = "bentoml.modelkiln"
+_OTHERS = ("bentoml", "uvicorn", "uvicorn.error", "circus")  # some have handlers of their own, of plain text
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile(  # more may follow in versions to come, not in 00
     r"(?!ff)(?!00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?"
@@ -56,6 +57,20 @@ def configure() -> logging.Logger:
         logger.setLevel(logging.INFO)
         logger.propagate = False
     return logger
+
+
+def take_over() -> None:
+    """Has BentoML, uvicorn and circus write their lines as the service does; to be called where it serves."""
+    handler = _Handler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    handler.addFilter(_worth_a_line)
+    for logger in map(logging.getLogger, _OTHERS):
+        logger.handlers, logger.propagate = [handler], False
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """All but what uvicorn says of bytes that are no request: they are answered, and that has a line of its own."""
+    return record.msg != "Invalid HTTP request received."
 
 
 class Few:

@@ -138,6 +138,18 @@ def test_a_page_of_metrics_serves_all_who_ask_for_a_moment(client: httpx.Client,
     assert client.get("/metrics").text == text != processes.metrics(server.url)
 
 
+def test_every_line_of_the_log_is_json_and_a_request_that_is_none_gets_one(server: Running) -> None:
+    before = len(server.log.read_text())
+    address = httpx.URL(server.url)
+    with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")
+    (line,) = server.log.read_text()[before:].splitlines()
+    assert json.loads(line)["code"] == "http_invalid"
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert any("Starting production" in line["message"] for line in lines)
+
+
 def test_usage_is_not_tracked(client: httpx.Client, server: Running) -> None:
     assert "Tracking" not in server.log.read_text()
 
