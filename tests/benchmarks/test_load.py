@@ -6,16 +6,22 @@ import asyncio
 import time
 from array import array
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 from benchmarks import load
 from benchmarks.load import held, wire
 from catalog import KilnError, Store
+from serving.models import repository
+from serving.settings import Settings
+from tests.serving import stores
 
 TAKES_S = 0.02
 CONTENT = wire.request("/", b"")
@@ -174,3 +180,25 @@ def test_a_row_of_an_overload_is_made_of_its_rounds(monkeypatch: pytest.MonkeyPa
     rows = load.overload(load.Plan(Store(tmp_path), 1.0, 2, 1, "lenet", "simcnn"))
     assert asked == pytest.approx([80, 90, 100, 110, 120, 300] * 2)
     assert [row.met for row in rows] == [True] * 4 and rows[1].value == 1
+
+
+def test_a_start_is_one_with_four_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    @contextmanager
+    def service(plan: load.Plan, **settings: str) -> Iterator[Any]:
+        served = repository.load(Settings(store=plan.store.root, zoo=Path(settings["zoo"])))
+        started.append((list(served.models), settings))
+        yield SimpleNamespace(ready_s=2.0)
+
+    for name in ("a", "b", "c"):
+        card = stores.write_model(tmp_path, name)
+        stores.write_variant(tmp_path, card, stores.network(32, 32, np.eye(3)))
+    plan = load.Plan(Store(tmp_path), 1.0, 2, 1, "a", "a")
+    monkeypatch.setattr(load.Plan, "service", service)
+    monkeypatch.setattr(load.Plan, "file", lambda plan, model: tmp_path)
+    monkeypatch.setattr(load.served, "bentoml", lambda *_, **__: nullcontext(SimpleNamespace(ready_s=1.0)))
+    row = load.start(plan)
+    assert row.met and row.value == 2.0 and row.detail["plain_bentoml_s"] == 1.0
+    assert [models for models, _ in started] == [["a", "a-3", "b", "c"]] * 2
+    assert not Path(started[0][1]["zoo"]).exists()  # nor is there anything else
