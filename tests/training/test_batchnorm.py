@@ -51,10 +51,8 @@ def test_statistics_are_those_of_the_network_without_dropout(asked):
     of_batches = maps.reshape(4, -1, maps.shape[-1]).var(axis=1).mean(axis=0)
     np.testing.assert_allclose(norms[0].moving_variance, of_batches, rtol=1e-3)
     assert np.array_equal(norms[1].moving_mean, frozen)
-    assert (
-        norms[0].momentum == 0.99
-        and next(layer for layer in run.model.layers if layer.name.startswith("dropout")).rate == 0.5
-    )
+    (dropout,) = (layer for layer in run.model.layers if isinstance(layer, run.keras.layers.Dropout))
+    assert norms[0].momentum == 0.99 and dropout.rate == 0.5
 
 
 def test_a_validation_by_averaged_weights_leaves_the_run_as_it_was(asked):
