@@ -110,6 +110,13 @@ def test_as_many_layers_are_frozen_as_the_recipe_says(model, last):
     assert last is None or frozen[-1] == last
 
 
+@pytest.mark.parametrize(("model", "blocks"), [("resnet18", 8), ("resnet50", 16)])
+def test_every_residual_block_begins_as_the_identity(model, blocks):
+    layers = network.build(keras_namespace(), model, (32, 32, 3), 10, recipe(model, "cpu")).layers
+    gammas = [np.asarray(layer.gamma) for layer in layers if type(layer).__name__ == "BatchNormalization"]
+    assert sum(not gamma.any() for gamma in gammas) == blocks and sum((gamma == 1).all() for gamma in gammas) > blocks
+
+
 def test_missing_imagenet_weights_say_which_file_goes_where(monkeypatch):
     keras = keras_namespace()
 

@@ -33,17 +33,20 @@ def stem(keras: Any, shape: Shape, recipe: Recipe) -> tuple[Any, Any]:
     return image, layers.ReLU()(convolution(layers, layers.Rescaling(1 / 255)(image), 64, 3, stride))
 
 
-def convolution(layers: Any, x: Any, channels: int, kernel: int, stride: int = 1) -> Any:
-    """A convolution without bias and its BatchNorm; the activation is the caller's."""
+def convolution(layers: Any, x: Any, channels: int, kernel: int, stride: int = 1, gamma: str = "ones") -> Any:
+    """A convolution without bias and its BatchNorm; the activation is the caller's.
+
+    With `gamma` at zeros the last one of a block leaves the block the identity at first (Goyal et al., 2017).
+    """
     x = layers.Conv2D(channels, kernel, strides=stride, padding="same", use_bias=False, kernel_initializer="he_normal")(
         x
     )
-    return layers.BatchNormalization(momentum=0.9)(x)
+    return layers.BatchNormalization(momentum=0.9, gamma_initializer=gamma)(x)
 
 
 def _basic(layers: Any, x: Any, channels: int, stride: int) -> Any:
     y = layers.ReLU()(convolution(layers, x, channels, 3, stride))
-    y = convolution(layers, y, channels, 3)
+    y = convolution(layers, y, channels, 3, gamma="zeros")
     if stride != 1 or x.shape[-1] != channels:
         x = convolution(layers, x, channels, 1, stride)
     return layers.ReLU()(layers.Add()([x, y]))

@@ -36,7 +36,7 @@ def _bottleneck(layers: Any, x: Any, channels: int, stride: int) -> Any:
     """Narrow 1x1, filter 3x3, widen 1x1 to four times `channels`, and add; the stride sits on the 3x3."""
     y = layers.ReLU()(convolution(layers, x, channels, 1))
     y = layers.ReLU()(convolution(layers, y, channels, 3, stride))
-    y = convolution(layers, y, 4 * channels, 1)
+    y = convolution(layers, y, 4 * channels, 1, gamma="zeros")
     if stride != 1 or x.shape[-1] != 4 * channels:
         x = convolution(layers, x, 4 * channels, 1, stride)
     return layers.ReLU()(layers.Add()([x, y]))
@@ -55,22 +55,22 @@ RECIPES = {
         source="the student report, which took a softmax for logits; here it is not",
     ),
     "cpu": Recipe(
-        optimizer="sgd",
-        learning_rate=0.2,
+        optimizer="adamw",
+        learning_rate=2e-3,
         schedule="onecycle",
-        batch_size=256,
-        epochs=14,
-        weight_decay=5e-3,
+        batch_size=128,
+        epochs=13,
+        weight_decay=0.05,
         label_smoothing=0.05,
         augment="basic",
-        average=0.99,
+        average=0.995,
         stem="half",
-        sizes=((0.0, 16), (0.72, 32)),
+        sizes=((0.0, 16), (0.46, 24), (0.77, 32)),
         validation=0.04,
         expects=86.0,
         where="cifar10",
-        minutes=120,
-        source="goal",
+        minutes=115,
+        source="goal; SGD with a peak of .2, 10 epochs at 16 pixels and 4 at 32, reached 74.03",
     ),
     "reference": Recipe(
         optimizer="sgd",
