@@ -477,6 +477,11 @@ def staged_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(retired, ignore_errors=True)
 
 
+def sha256_of_json(told: Any) -> str:
+    """SHA-256 in hexadecimal of what JSON has for it, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
 def now() -> str:
     """UTC in ISO 8601 to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

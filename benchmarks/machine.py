@@ -87,6 +87,21 @@ def own_s() -> float:
     return sum(os.times()[:4])
 
 
+class Watch:
+    """The machine from now on: its load before, and what others take of its processors' time."""
+
+    def __init__(self) -> None:
+        self.load, self._ticks, self._own_s = load(), ticks(), own_s()
+
+    def percents(self, own_s_beside: float = 0.0) -> tuple[float | None, float | None]:
+        """Shares of the time until now that other processes took, and other guests of the host.
+
+        `own_s_beside` are seconds of processor time of this run's own processes that have not ended yet.
+        """
+        after, used = ticks(), own_s() - self._own_s + own_s_beside
+        return others_percent(self._ticks, after, used), stolen_percent(self._ticks, after)
+
+
 def peak_rss_bytes() -> int:
     """Largest resident memory of this process.
 

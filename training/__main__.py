@@ -57,7 +57,7 @@ def train(
     from training import data
 
     overrides = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    overrides["frozen_layers"] = frozen_layers
+    overrides |= {"frozen_layers": frozen_layers}
     given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
     if weights not in ("", "none", "imagenet"):
         raise KilnError(f"--weights is none or imagenet, not {weights[:40]!r}")
@@ -69,8 +69,7 @@ def train(
     Store(store).model_dir(name or model)
     loaded = data.load(dataset, root=root, validation=chosen.validation)
     job = _job(name or model, model, recipe, chosen, loaded, Store(store))
-    job = dataclasses.replace(job, seed=seed, checkpoint_seconds=checkpoint_seconds, devices=devices)
-    job = dataclasses.replace(job, over=force)
+    job = dataclasses.replace(job, seed=seed, checkpoint_seconds=checkpoint_seconds, devices=devices, over=force)
     if not force and (card := _done(job)) is not None:
         console.out.print(f"{job.model} is done: {_told(card)}. To train it again: --force", highlight=False)
         return

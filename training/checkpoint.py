@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import shutil
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from catalog import KilnError, from_json, sha256_of, staged_folder, write_atomic
+from catalog import KilnError, from_json, sha256_of, sha256_of_json, staged_folder, write_atomic
 
 KEEP = 2
 HISTORY = "history.csv"
@@ -59,7 +58,7 @@ class Checkpoints:
             np.savez(folder / "state.npz", *arrays, allow_pickle=False)
             digest = sha256_of(folder / "state.npz")
             told = {**asdict(state), "arrays_sha256": digest}
-            write_atomic(folder / "state.json", json.dumps({**told, "sha256": _digest(told)}))
+            write_atomic(folder / "state.json", json.dumps({**told, "sha256": sha256_of_json(told)}))
         for old in self._all()[:-KEEP]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -72,7 +71,7 @@ class Checkpoints:
         for folder in reversed(found):
             try:
                 told = json.loads((folder / "state.json").read_text())
-                if told.pop("sha256", _digest(told)) != _digest(told):
+                if told.pop("sha256", sha256_of_json(told)) != sha256_of_json(told):
                     raise ValueError("its state's sha256 is not the recorded one")
                 state = from_json(State, told)
                 if sha256_of(folder / "state.npz") != state.arrays_sha256:
@@ -91,10 +90,6 @@ class Checkpoints:
     def clear(self) -> None:
         """Removes all of them."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _digest(told: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def history_csv(history: list[dict[str, float]]) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog import CARD, Card, KilnError, Recipe, Store, sha256_of
+from catalog import CARD, Card, KilnError, Recipe, Store, sha256_of, sha256_of_json
 from training import imagenet
 from training.checkpoint import Checkpoints
 from training.data import Dataset
@@ -61,8 +59,7 @@ class Job:
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits of the identity's hash: tells the runs of one recipe's name apart."""
-        told = json.dumps(self.identity, sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:8]
+        return sha256_of_json(self.identity)[:8]
 
     def is_of(self, card: Card) -> bool:
         """Whether this very job made the card."""

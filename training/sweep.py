@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import io
 import itertools
 import json
@@ -25,7 +24,7 @@ import numpy as np
 
 import catalog
 import console
-from catalog import KilnError, Recipe, Store, write_atomic
+from catalog import KilnError, Recipe, Store, sha256_of_json, write_atomic
 from training.spaces import Log
 
 RESULT = "result.json"
@@ -59,8 +58,7 @@ class Trial:
     @property
     def key(self) -> str:
         """Its number, and the start of a hash over all that decides its weights."""
-        told = json.dumps(self.recipe.decisive(), sort_keys=True)
-        return f"{self.number:03d}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        return f"{self.number:03d}-{sha256_of_json(self.recipe.decisive())[:8]}"
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,8 @@ def one_by_one(row: Measurement, detail: Detail, reference: Measurement, before:
     """SingleStream, by the turns that both took and their passes; where they took none, by p50 and its spread."""
     if not row.p50_ms or not reference.p50_ms:
         return None
-    if (paired := in_turns(detail)) is not None:
-        ratios = [one.speed_up for one in detail.passes if one.speed_up]
-        sure = len(ratios) > 1 and _apart((min(ratios), max(ratios)), (1.0, 1.0))
+    if ratios := _in_turns(detail):
+        paired, sure = statistics.median(ratios), len(ratios) > 1 and _apart((min(ratios), max(ratios)), (1.0, 1.0))
         return Speed(paired, sure or (len(ratios) == 1 and not 1 / BLIND < paired < BLIND))
     spans = (detail.p50_low_ms, detail.p50_high_ms), (before.p50_low_ms, before.p50_high_ms)
     return Speed(reference.p50_ms / row.p50_ms, _apart(*spans))
@@ -47,8 +46,12 @@ def one_by_one(row: Measurement, detail: Detail, reference: Measurement, before:
 
 def in_turns(detail: Detail) -> float | None:
     """How many times as fast as fp32 ONNX one by one: the median over the passes in which both took turns."""
-    ratios = [one.speed_up for one in detail.passes if one.speed_up]
+    ratios = _in_turns(detail)
     return statistics.median(ratios) if ratios else None
+
+
+def _in_turns(detail: Detail) -> list[float]:
+    return [one.speed_up for one in detail.passes if one.speed_up]
 
 
 def in_batches(row: Measurement, detail: Detail, reference: Measurement, before: Detail) -> Speed | None:

@@ -78,8 +78,7 @@ class Run:
         `begun` is told the name of a model whose variants start to take turns, `done` when one has ended with its name
         and, where it cannot be measured, the reason.
         """
-        created, start, load_before, ticks = now(), time.perf_counter(), machine.load(), machine.ticks()
-        own_s = machine.own_s()
+        created, start, watch = now(), time.perf_counter(), machine.Watch()
         todo = candidates(self.store, models)
         orders = self._orders(todo)
         environment = process.thread_environment(self.threads)
@@ -97,7 +96,7 @@ class Run:
                         done(trying.candidate.name, "")
                 peak = self._peak(environment, Path(scratch), peak)
             rows, details = self._rows(tries, splits)
-        ticks_after, own_s = machine.ticks(), machine.own_s() - own_s
+        others, stolen = watch.percents()
         used = {p for c in todo if c.card for p in packages(c.variant.format)}
         return Results(
             schema=SCHEMA,
@@ -110,15 +109,15 @@ class Run:
             order=orders[0],
             settings=self.settings,
             seconds=round(time.perf_counter() - start, 1),
-            load_before=load_before,
+            load_before=watch.load,
             load_after=machine.load(),
             machine=machine.read(tuple(sorted(used))),
             models={model: _facts(self.store.card(model)) for model in dict.fromkeys(c.variant.model for c in todo)},
             rows=rows,
             details=details,
             roofline=peak,
-            steal_percent=machine.stolen_percent(ticks, ticks_after),
-            others_percent=machine.others_percent(ticks, ticks_after, own_s),
+            steal_percent=stolen,
+            others_percent=others,
             orders=orders,
         )
 
@@ -142,27 +141,28 @@ class Run:
 
         The reference of a model with many variants runs in every heat, and counts as measured in the pass's first.
         """
-        jobs = {trying.candidate.name: self._job(trying, turn, splits, folder) for trying in heat}
-        ready = [trying for trying in heat if jobs[trying.candidate.name] is not None]
-        yield from (trying for trying in heat if trying not in ready)
-        ran: dict[str, process.Ran] = {}
-        for place, raw, seconds in process.together([job for job in jobs.values() if job is not None]):
-            trying = ready[place]
-            name, job = trying.candidate.name, jobs[trying.candidate.name]
-            assert job is not None
+        ready = list[tuple[_Try, Job]]()
+        for trying in heat:
+            if (asked := self._job(trying, turn, splits, folder)) is None:
+                yield trying
+            else:
+                ready.append((trying, asked))
+        ran: dict[int, process.Ran] = {}
+        for place, raw, seconds in process.together([job for _, job in ready]):
+            trying, job = ready[place]
+            name = trying.candidate.name
             if isinstance(raw, KilnError):
                 trying.reason = self._tidy(str(raw))
             else:
-                ran[name] = process.read(raw, order.index(name), round(seconds, 2))
+                ran[place] = process.read(raw, order.index(name), round(seconds, 2))
                 if "Offline" in job.parts:
                     self.benches += process.in_plug_ins_words(name, turn, raw)
                 self._keep(trying, job)
             yield trying
-        reference = next((ran[t.candidate.name] for t in ready if _is_reference(t) and t.candidate.name in ran), None)
-        for trying in ready:
-            name, job = trying.candidate.name, jobs[trying.candidate.name]
-            if name in ran and job is not None and "Offline" in job.parts:
-                trying.runs.append(process.against(ran[name], reference) if reference else ran[name])
+        reference = next((ran[place] for place in sorted(ran) if _is_reference(ready[place][0])), None)
+        for place, (trying, job) in enumerate(ready):
+            if place in ran and "Offline" in job.parts:
+                trying.runs.append(process.against(ran[place], reference) if reference else ran[place])
 
     def _job(self, trying: _Try, turn: int, splits: Splits, folder: Path) -> Job | None:
         """What a process of the variant is to do in this pass; None where it cannot be measured, which it then says."""

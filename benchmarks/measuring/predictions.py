@@ -6,9 +6,7 @@ first; a report says of each row whether it did.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog import KilnError, VariantCard, versions, write_atomic
+from catalog import KilnError, VariantCard, sha256_of_json, versions, write_atomic
 
 BATCH = 128
 
@@ -67,4 +65,4 @@ def predicted(
 def key(card: VariantCard, packages: tuple[str, ...], threads: int, robust_images: int) -> str:
     """The name under which a variant's predictions are kept: of everything that decides them."""
     decisive = [card.files, card.file, card.dataset.sha256, versions(*packages, "numpy"), threads, robust_images, 1]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24] + ".npz"
+    return sha256_of_json(decisive)[:24] + ".npz"

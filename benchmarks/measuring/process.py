@@ -248,7 +248,7 @@ def merged(row: Measurement, runs: list[Ran]) -> tuple[Measurement, Detail]:
         peak_rss_bytes=first.outcome.peak_rss_bytes,
     )
     server = first.outcome.server
-    tried = server is not None and server.rate <= rates[best]
+    tried = server if server and server.rate <= rates[best] else None
     detail = Detail(
         position=first.figures.position,
         seconds=round(sum(ran.seconds for ran in runs), 2),
@@ -264,8 +264,8 @@ def merged(row: Measurement, runs: list[Ran]) -> tuple[Measurement, Detail]:
         rss_before_bytes=first.outcome.rss_before_bytes,
         passes=passes,
         server_rate=min(server.rate, rates[best]) if server else None,
-        server_p99_ms=server.p99_ms if server and tried else None,
-        server_batch=server.batch if server and tried else None,
+        server_p99_ms=tried.p99_ms if tried else None,
+        server_batch=tried.batch if tried else None,
         server_trials=server.trials if server else [],
         energy_mj=first.outcome.energy_mj,
         process_threads=first.outcome.process_threads,

@@ -70,11 +70,11 @@ def measured(found: Results, store: Store) -> Results:
     """The results with the tax of every variant that can be served, or with the reason why one or all have none."""
     names = [row.variant for row in found.rows if row.status == "ok" and row.p50_ms and servable(row.variant)]
     asked = [Asked(variant, request(variant, image(store, variant.model))) for variant in names]
-    begun, load, ticks, own_s = time.perf_counter(), machine.load(), machine.ticks(), machine.own_s()
+    begun, watch = time.perf_counter(), machine.Watch()
     try:
         with _service(store, found.threads) as server:
             _ask_all(server, asked, found.settings, random.Random(found.seed), store)
-            after, own_s = machine.ticks(), machine.own_s() - own_s + server.cpu_s()
+            others, stolen = watch.percents(server.cpu_s())
     except BAD as error:
         return dataclasses.replace(found, http_reason=_line(error, store))
     details = dict(found.details)
@@ -85,9 +85,9 @@ def measured(found: Results, store: Store) -> Results:
         found,
         details=details,
         http_seconds=round(time.perf_counter() - begun, 1),
-        http_load_before=load,
-        http_steal_percent=machine.stolen_percent(ticks, after),
-        http_others_percent=machine.others_percent(ticks, after, own_s),
+        http_load_before=watch.load,
+        http_steal_percent=stolen,
+        http_others_percent=others,
     )
 
 

@@ -71,7 +71,7 @@ def _tax(of: Callable[[Tax], Figure]) -> Callable[[Line], Figure]:
 def _low_to_high(line: Line) -> str:
     tax = line.detail.tax if line.detail else None
     rates = [one.images_per_s for one in tax.rounds if one.images_per_s is not None] if tax else []
-    return f"{words.digits(min(rates))} to {words.digits(max(rates))}" if rates else ""
+    return words.span(min(rates), max(rates), words.digits) if rates else ""
 
 
 def _gmacs(line: Line) -> Figure:

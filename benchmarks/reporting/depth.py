@@ -72,7 +72,7 @@ def robust_change(results: Results, line: Line, corruption: str) -> float | None
     parent = results.details.get(f"{line.row.variant.model}/{detail.against}") if detail and detail.against else None
     if detail is None or parent is None or corruption not in parent.robust_top1:
         return None
-    return round(mean(detail.robust_top1[corruption]) - mean(parent.robust_top1[corruption]), 2)
+    return round(intervals.mean_robust(detail, corruption) - intervals.mean_robust(parent, corruption), 2)
 
 
 def pareto(line: Line) -> list[str]:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -85,14 +85,13 @@ def compared(store: Store, card: VariantCard, seconds: float, rounds: int, creat
     Raises:
         KilnError: The service does not start, or did not answer every request with 200.
     """
-    load_before, rows, others, steal = machine.load()[0], [], list[float | None](), list[float | None]()
+    load_before, rows, shares = machine.load()[0], [], list[tuple[float | None, float | None]]()
     for workers in WORKERS:
-        ticks, own_s = machine.ticks(), machine.own_s()
+        watch = machine.Watch()
         with served.ours(store.root, threads="1", workers=str(workers)) as server:
             rows += _rows(server, store, card, workers, seconds, rounds)
-            after, own_s = machine.ticks(), machine.own_s() - own_s + server.cpu_s()
-        others.append(machine.others_percent(ticks, after, own_s))
-        steal.append(machine.stolen_percent(ticks, after))
+            shares.append(watch.percents(server.cpu_s()))
+    others, stolen = zip(*shares, strict=True)
     return Check(
         variant=str(card.variant),
         cpu=machine.read().cpu,
@@ -101,12 +100,12 @@ def compared(store: Store, card: VariantCard, seconds: float, rounds: int, creat
         rounds=rounds,
         load_before=load_before,
         others_percent=_most(others),
-        steal_percent=_most(steal),
+        steal_percent=_most(stolen),
         rows=rows,
     )
 
 
-def _most(percents: list[float | None]) -> float | None:
+def _most(percents: Iterable[float | None]) -> float | None:
     return max((one for one in percents if one is not None), default=None)
 
 

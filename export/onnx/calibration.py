@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog import write_atomic
+from catalog import sha256_of_json, write_atomic
 from export.onnx import graph
 
 BINS = 2048
@@ -211,8 +211,7 @@ def kept(folder: Path | None, key: dict[str, Any], find: Callable[[], dict[str, 
     """What `find` returned for this key before, from `folder`; else what it returns now, which is kept there."""
     if folder is None:
         return find()
-    digest = hashlib.sha256(json.dumps({**key, "version": VERSION}, sort_keys=True).encode()).hexdigest()[:24]
-    path = folder / f"{digest}.json"
+    path = folder / f"{sha256_of_json({**key, 'version': VERSION})[:24]}.json"
     try:
         held: dict[str, Any] = json.loads(path.read_text())["found"]
         return held

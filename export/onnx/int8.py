@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export import compression
 from export.onnx import calibration, stem
 from export.onnx import floats as onnx_float
 from export.onnx import graph as onnx_graph
@@ -27,8 +28,6 @@ from export.onnx.graph import INPUT, PIXELS, PRODUCTS, Core
 FIRST = Choice()
 DENSE = ("QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger")
 CONVOLUTION = ("QLinearConv", "ConvInteger")
-FEW = 64  # distinct values of a kernel that counts as clustered
-SPARSE = 0.1  # share of zeros in a kernel that counts as pruned
 _MOVES = ("Transpose", "Reshape", "Flatten", "MaxPool", "NhwcMaxPool")  # these move bytes about and compute nothing
 
 
@@ -61,13 +60,13 @@ class Quantizer:
 
     @property
     def clustered(self) -> bool:
-        """Whether a dense kernel holds a few distinct values only."""
-        return any(len(np.unique(kernel)) <= FEW < kernel.size for kernel in self.dense.values())
+        """Whether a dense kernel is."""
+        return any(map(compression.clustered, self.dense.values()))
 
     @property
     def pruned(self) -> bool:
-        """Whether a dense kernel holds many zeros."""
-        return any(np.mean(kernel == 0) > SPARSE for kernel in self.dense.values())
+        """Whether a dense kernel is."""
+        return any(map(compression.pruned, self.dense.values()))
 
     def pixels(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Raw images as the core's pixels."""

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog import KilnError
-from export.onnx.int8 import FEW, SPARSE
+from export import compression
 from export.transforms import MODEL, RANGES, Tuning, Work
 
 ORDER = 3
@@ -81,8 +81,8 @@ def _plan(model: Any, weights: dict[str, list[NDArray[Any]]]) -> dict[str, str]:
     plan = {}
     for layer in _kernels.kernels(model):
         kernel = weights[layer.name][0]
-        few = len(np.unique(kernel)) <= FEW < kernel.size
-        plan[layer.name] = "clusters" if few else "zeros" if np.mean(kernel == 0) > SPARSE else ""
+        few, many_zeros = compression.clustered(kernel), compression.pruned(kernel)
+        plan[layer.name] = "clusters" if few else "zeros" if many_zeros else ""
     return plan
 
 

@@ -32,7 +32,11 @@ class House:
 
     def full(self) -> bool:
         """Whether there is no room for another request."""
-        return self.present() >= self.places or self.sending >= SENDING * self.places
+        return self.present() >= self.places or self._crowded()
+
+    def _crowded(self) -> bool:
+        """Whether too many bodies are on their way."""
+        return self.sending >= SENDING * self.places
 
     def enter(self) -> Place:
         """A place for a request.
@@ -40,7 +44,7 @@ class House:
         Raises:
             RequestError: 429 `overloaded`; all are taken, or too many bodies are on their way.
         """
-        if self.taken >= self.places or self.sending >= SENDING * self.places:
+        if self.taken >= self.places or self._crowded():
             raise self.overloaded()
         return Place(self)
 

@@ -47,13 +47,17 @@ class _Handler(logging.StreamHandler[TextIO]):
         """Keeps quiet: there is nowhere to say it."""
 
 
+def _json_lines() -> _Handler:
+    handler = _Handler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    return handler
+
+
 def configure() -> logging.Logger:
     """The service's logger, writing JSON lines to standard error and handing nothing on to BentoML's handlers."""
     logger = logging.getLogger(LOGGER)
     if not any(isinstance(handler, _Handler) for handler in logger.handlers):
-        handler = _Handler(sys.stderr)
-        handler.setFormatter(JsonFormatter())
-        logger.addHandler(handler)
+        logger.addHandler(_json_lines())
         logger.setLevel(logging.INFO)
         logger.propagate = False
     return logger
@@ -61,8 +65,7 @@ def configure() -> logging.Logger:
 
 def take_over() -> None:
     """Has BentoML, uvicorn and circus write their lines as the service does; to be called where it serves."""
-    handler = _Handler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler = _json_lines()
     handler.addFilter(_worth_a_line)
     for logger in map(logging.getLogger, _OTHERS):
         logger.handlers, logger.propagate = [handler], False

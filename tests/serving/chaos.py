@@ -10,7 +10,6 @@ import contextlib
 import functools
 import os
 import re
-import resource
 import signal
 import socket
 import statistics
@@ -280,11 +279,7 @@ def full_disk(place: Place) -> Seen:
         lines = running.log.read_text().count("cannot be written")
     assert set(statuses) == {200} and lines <= 1
     seen = f"no file may grow: {statuses[200]} predictions of two models 200, {lines} log lines"
-    return f"{seen}; a start where none may: {_refused_start(place, _no_file_may_grow)}"
-
-
-def _no_file_may_grow() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    return f"{seen}; a start where none may: {_refused_start(place, processes.no_file_may_grow)}"
 
 
 def _refused_start(place: Place, limit: Callable[[], None] | None = None, port: int | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -77,6 +78,11 @@ def wait_until_ready(running: Running) -> None:
             pass
         time.sleep(0.05)
     raise AssertionError(f"not ready; its log:\n{running.log.read_text()}")
+
+
+def no_file_may_grow() -> None:
+    """For a process about to start: as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 def metrics(url: str) -> str:

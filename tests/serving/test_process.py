@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -77,15 +76,11 @@ def test_a_port_in_use_ends_the_start_in_one_line(small: Path, tmp_path: Path) -
     assert f"port {port} of 127.0.0.1" in refusal(done)
 
 
-def _no_file_may_grow() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
-
 def test_32_where_no_file_can_be_written_the_start_ends_in_one_line(small: Path, tmp_path: Path) -> None:
     environment = processes.environment(tmp_path, MODELKILN_STORE=str(small))
     done = subprocess.run(
         processes.command(processes.free_port()), cwd=ROOT, env=environment, capture_output=True, text=True,
-        timeout=60, preexec_fn=_no_file_may_grow,
+        timeout=60, preexec_fn=processes.no_file_may_grow,
     )  # fmt: skip
     assert "no file can be written" in refusal(done) and str(tmp_path) in refusal(done)
 

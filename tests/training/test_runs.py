@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,10 @@ def checkpoints(store: Path) -> set[str]:
     return {path.name for path in (store / "lenet" / "checkpoints").glob("e*-s*")}
 
 
-def wait_for_checkpoint(store: Path, process: subprocess.Popen[Any], before: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+def wait_for_checkpoint(store: Path, process: subprocess.Popen[Any], before: Collection[str] = ()) -> None:
     """Until the run has saved one that was not there before: it trains."""
     deadline = time.monotonic() + 100
-    while not checkpoints(store) - before and process.poll() is None and time.monotonic() < deadline:
+    while not checkpoints(store).difference(before) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
@@ -106,11 +107,18 @@ def test_twenty_kills_end_in_the_same_weights(tmp_path):
     assert card(tmp_path / "killed").weights_sha256 == card(tmp_path / "uninterrupted").weights_sha256
 
 
-def patched(store: Path, patch: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def patched(store: Path, patch: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command with lines of Python run before it."""
     words = ["training", *SHORT, "--store", str(store), *arguments]
     program = f"{patch}\nimport runpy, sys\nsys.argv = {words!r}\nrunpy.run_module('training', run_name='__main__')"
-    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
 
 
 KILLED_SAVING = """
@@ -288,32 +296,18 @@ def test_bad_input_is_one_sentence(arguments, said, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+WITHOUT_TENSORFLOW = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] == 'tensorflow':
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
 def test_jax_trains_the_same_files_where_there_is_no_tensorflow(tmp_path):
-    arguments = [
-        "training",
-        "lenet",
-        "--dataset",
-        "digits",
-        "--recipe",
-        "quick",
-        "--epochs",
-        "1",
-        "--store",
-        str(tmp_path),
-    ]
-    probe = (
-        "import sys, runpy\n"
-        "class Absent:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] == 'tensorflow': raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Absent())\n"
-        f"sys.argv = {arguments!r}\n"
-        "runpy.run_module('training', run_name='__main__')"
-    )
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    done = subprocess.run(
-        [sys.executable, "-c", probe], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200
-    )
+    done = patched(tmp_path, WITHOUT_TENSORFLOW, "--epochs", "1", KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stderr
     assert card(tmp_path).command.startswith("KERAS_BACKEND=jax python -m training ")
     assert "jax" in card(tmp_path).versions and "tensorflow" not in card(tmp_path).versions
