@@ -21,6 +21,7 @@ import importlib
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -502,6 +503,20 @@ def commit() -> str:
         return "unknown"
 
 
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, set[str]]:
+    """The processor's name and, where the system tells them, its flags."""
+    name, flags = platform.processor() or platform.machine(), set[str]()
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = " ".join(value.split())
+            elif key.strip() in ("flags", "Features"):
+                flags = set(value.split())
+                break
+    return name, flags
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions of the named distributions; those that are not installed are left out."""
     from importlib import metadata
@@ -526,7 +541,7 @@ def valid_name(name: str) -> bool:
 class Store:
     """Trained models and their variants on disk.
 
-    <root>/<model>/{card.json, policy.json, model.keras, history.csv, plots/}
+    <root>/<model>/{card.json, policy.json, model.keras, history.csv, plots/, searches/, answers/}
     <root>/<model>/variants/<version>/{card.json, model.<suffix>}
     <root>/<model>/transforms/<name>/{card.json, model.keras}
     """

@@ -14,8 +14,8 @@ import typer
 import catalog
 import console
 from benchmarks import commands, machine, results
-from benchmarks.measuring import tax
-from benchmarks.measuring.candidates import candidates, size
+from benchmarks.measuring import planning, tax
+from benchmarks.measuring.candidates import candidates
 from benchmarks.measuring.measure import Run
 
 application = console.app("Measures every variant in the store, and writes the report.")
@@ -53,13 +53,13 @@ def run(
     }
     asked = {key: value for key, value in given.items() if value is not None}
     settings = dataclasses.replace(results.Settings.quick() if quick else results.Settings(), **asked)
-    load = size(candidates(shelf, names))
+    load = planning.load(shelf, candidates(shelf, names), settings, threads)
     if not quick:
-        settings = dataclasses.replace(settings.fitting(*load), **asked)
+        settings = dataclasses.replace(planning.fitting(settings, load), **asked)
     drawn = secrets.randbelow(2**31) if seed is None else seed
     kept = None if fresh else out / "predictions"
     measuring = Run(shelf, threads, settings, drawn, data.load, quick, kept)
-    found = _measure(measuring, names, settings.seconds_for(*load))
+    found = _measure(measuring, names, planning.seconds(settings, load))
     if settings.http_requests and found.details:
         found = tax.measured(found, shelf)
     found.write(out / results.FILE)

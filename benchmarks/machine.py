@@ -21,7 +21,7 @@ def read(packages: tuple[str, ...] = ()) -> Machine:
     """The machine, now; `packages` are distributions to tell the versions of beside the usual ones."""
     import psutil
 
-    cpu, flags = _cpu(Path("/proc/cpuinfo"))
+    cpu, flags = catalog.processor()
     logical = psutil.cpu_count() or 1
     return Machine(
         cpu=cpu,
@@ -116,19 +116,6 @@ def peak_rss_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
-
-
-def _cpu(path: Path) -> tuple[str, set[str]]:
-    name, flags = platform.processor() or platform.machine(), set[str]()
-    if path.exists():
-        for line in path.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                name = " ".join(value.split())
-            elif key.strip() in ("flags", "Features"):
-                flags = set(value.split())
-                break
-    return name, flags
 
 
 def _distribution() -> str:

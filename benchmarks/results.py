@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +10,6 @@ from typing import Any
 from catalog import KilnError, Measurement, from_json, to_json, write_atomic
 
 SLOW_LOAD_MS = 3000.0
-# What `seconds_for` goes by, in seconds; with it the committed run, of two cores and 750 s, would take 765.
-START_S = 1.7  # of a process: Python, the runtime, the model, the warm-up
-SLOW_START_S = 10.0  # more for TensorFlow
-BATCHES_TRIED = 8
-TRIALS = 12  # of Server
-ANSWERS_S = 2.0
-LEAST_SINGLE_S, LEAST_OFFLINE_S = 0.4, 0.05  # of a pass, however many variants there are
 SCHEMA = 2  # 1 had one pass a variant and neither Server, roofline, robustness nor energy; it is still read
 FILE = "results.json"
 UNKNOWN_TO_1 = {
@@ -51,7 +43,7 @@ class Settings:
     passes: int = 3  # times each variant is measured, each time in a new process and a new order
     server_p99_ms: float = 15.0  # the limit of Server; MLPerf's for image classification
     server_seconds: float = 0.4  # of a trial at one rate, at least; 0 leaves Server out
-    robust_images: int = 300  # test images that are corrupted in every way; 0 leaves it out
+    robust_images: int = 300  # test images that are corrupted in every way, fewer for large networks; 0: none
     http_requests: int = 300  # over HTTP for each variant, one by one in all rounds; 0 leaves the serving tax out
     http_rounds: int = 5  # each asks every variant in turn, in a new order
     http_seconds: float = 0.2  # of the closed loop in each of them; 0 leaves Offline and Server over HTTP out
@@ -74,36 +66,6 @@ class Settings:
             peak_seconds=0.1,
             http_requests=0,
         )
-
-    def seconds_for(self, variants: int, slow: int = 0) -> float:
-        """About how long a run takes over so many variants, `slow` of which load TensorFlow or Keras."""
-        turns = 1.3 if self.turn_seconds else 1.0  # a turn's start is not timed
-        each = START_S + turns * (self.single_seconds + BATCHES_TRIED * self.offline_seconds)
-        once = ANSWERS_S + (TRIALS * max(self.server_seconds, 0.4) if self.server_seconds else 0)
-        http = 20 + 0.005 * self.http_requests * variants if self.http_requests else 0
-        peak = (self.passes + 1) * (1 + 5 * self.peak_seconds) if self.peak_seconds else 0
-        slow_passes = min(self.passes, self.slow_passes)
-        measuring = (variants - slow) * self.passes * each + slow * slow_passes * (each + SLOW_START_S)
-        return measuring + variants * once + http + peak
-
-    def fitting(self, variants: int, slow: int = 0, seconds: float = 720.0) -> Settings:
-        """The same with less time a pass, and then fewer passes, where a run would take longer than `seconds` in all.
-
-        There are two passes at least, since one tells nothing of noise, and the least time for each: a run over very
-        many variants takes longer all the same.
-        """
-        found, least = self, min(2, self.passes)
-        for passes in range(self.passes, least - 1, -1):
-            for percent in range(100, 0, -5):
-                found = dataclasses.replace(
-                    self,
-                    passes=passes,
-                    single_seconds=round(max(LEAST_SINGLE_S, self.single_seconds * percent / 100), 2),
-                    offline_seconds=round(max(LEAST_OFFLINE_S, self.offline_seconds * percent / 100), 3),
-                )
-                if found.seconds_for(variants, slow) <= seconds:
-                    return found
-        return found
 
 
 @dataclass(frozen=True)
@@ -284,7 +246,7 @@ class Detail:
     robust_top1: dict[str, list[float]] = field(default_factory=dict)  # percent, by corruption, severities ascending
     robust_errors: dict[str, float] = field(default_factory=dict)  # points, by corruption and of `all`, see above
     robust_holm: float | None = None  # two-sided p of the change on all corrupted images, after Holm's correction
-    reused: bool = False  # predictions of the same file on the same images, kept from an earlier run
+    reused: bool = False  # predictions of the same file on the same images, kept from its export or an earlier run
     work: Work | None = None
     tax: Tax | None = None
     tax_reason: str = ""  # why there is none, where the service was asked for one

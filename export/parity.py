@@ -38,6 +38,7 @@ class Proof:
     parity: Parity
     accuracy: Accuracy
     flips: Flips
+    answers: NDArray[np.float32]  # [N, classes]
 
 
 def prove(
@@ -78,7 +79,7 @@ def prove(
         floor_top1_agreement=floor.top1_agreement,
     )
     accuracy = Accuracy.of(int(np.sum(answers.argmax(1) == labels)), len(labels))
-    return Proof(parity, accuracy, flips(answers, reference if parent is None else parent, labels))
+    return Proof(parity, accuracy, flips(answers, reference if parent is None else parent, labels), answers)
 
 
 def in_batches(predict: Predict, images: NDArray[np.uint8], batch: int, classes: int) -> NDArray[np.float32]:

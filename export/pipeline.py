@@ -17,12 +17,12 @@ from typing import Any
 
 import catalog
 from catalog import Card, DatasetInfo, KilnError, Store, Variant, VariantCard, plugin, plugin_names
-from export import process, transforming
+from export import answers, process, transforming
 from export.staging import scratch_in, sweep
 from export.transforming import Source, Tell
 from export.transforms import TransformCard, chain, name_of
 from export.verdict import budgeted, judged_by, within
-from export.worker import Convert, Prepare, Reply
+from export.worker import ANSWERS, Convert, Prepare, Reply
 
 SEARCHES = "searches"  # in a model's folder: what searches found, kept from one export to the next
 
@@ -198,6 +198,9 @@ def _make(
             card = dataclasses.replace(card, reason=f"{card.reason}; the variant of {earlier.created} stays")
             raise _Kept
         catalog.write_atomic(staged / catalog.CARD, catalog.to_json(card))
+        if not reply.error:
+            packages = plugin("export.formats", variant.format).PACKAGES
+            answers.keep(store, card, packages, options.threads, scratch / ANSWERS)
     return card
 
 

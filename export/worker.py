@@ -19,6 +19,7 @@ from catalog import Accuracy, Flips, KilnError, Parity, WeightCount, from_json, 
 from export.timing import Measure, measure
 from export.tuning.apply import Stop, Transform, transform
 
+ANSWERS = "answers.npz"  # left in `prepared` by a conversion: what the variant says of the test split
 ARRAYS = (  # of `Prepare`, one .npy each
     *("images", "labels", "reference", "parent", "calibration"),
     *("validation", "validation_labels", "validation_parent"),
@@ -133,7 +134,7 @@ def convert(request: Convert) -> Reply:
     import numpy as np
 
     from catalog import plugin
-    from export import parity, proof
+    from export import answers, parity, proof
     from export.formats import Conversion
 
     folder, shared = Path(request.folder), Path(request.prepared)
@@ -160,6 +161,7 @@ def convert(request: Convert) -> Reply:
     proved = parity.prove(predict, request.precision, images, labels, reference, parent)
     held = proof.held(predict, validation, validation_labels, validation_parent)
     inside = form.inside(folder / made.file)
+    answers.write(shared / ANSWERS, proved.answers)
     return Reply(
         file=made.file,
         settings=made.settings,

@@ -37,12 +37,6 @@ def candidates(store: Store, models: list[str]) -> list[Candidate]:
     return found
 
 
-def size(found: list[Candidate]) -> tuple[int, int]:
-    """How many of them will be measured, and how many of those are slow to load."""
-    ready = [c for c in found if not c.reason]
-    return len(ready), sum(packages(c.variant.format)[:1] in (("keras",), ("tensorflow",)) for c in ready)
-
-
 def packages(format: str) -> tuple[str, ...]:
     """The distributions that a format's plug-in names, the runtime first; none where there is no such plug-in."""
     try:

@@ -13,6 +13,7 @@ from benchmarks.results import Settings
 from catalog import KilnError, from_json
 
 Part = Literal["SingleStream", "Offline", "Server", "accuracy", "robustness"]
+ANSWERED: frozenset[Part] = frozenset({"accuracy", "robustness"})  # the parts that leave predictions
 ENVIRONMENT = "MODELKILN_BENCH_JOB"  # the path of a job file
 
 

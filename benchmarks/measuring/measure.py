@@ -23,11 +23,12 @@ from benchmarks import machine
 from benchmarks.judging import pairs
 from benchmarks.measuring import predictions, process, roofline, work
 from benchmarks.measuring.candidates import Candidate, candidates, packages
-from benchmarks.measuring.job import Job, Part
+from benchmarks.measuring.job import ANSWERED, Job, Part
 from benchmarks.measuring.predictions import Predictions
 from benchmarks.measuring.splits import Splits
 from benchmarks.results import SCHEMA, SLOW_LOAD_MS, Detail, ModelFacts, Results, Roofline, Settings
 from catalog import Card, KilnError, Measurement, Store, Variant, VariantCard, commit, now
+from export import answers
 
 MOST_TOGETHER = 12  # processes side by side …
 EACH_BYTES = 3 << 28  # … of the memory that one may need: Keras with its data takes about this
@@ -157,7 +158,7 @@ class Run:
                 ran[place] = process.read(raw, order.index(name), round(seconds, 2))
                 if "Offline" in job.parts:
                     self.benches += process.in_plug_ins_words(name, turn, raw)
-                self._keep(trying, job)
+                self._keep(trying, job, splits)
             yield trying
         reference = next((ran[place] for place in sorted(ran) if _is_reference(ready[place][0])), None)
         for place, (trying, job) in enumerate(ready):
@@ -179,34 +180,42 @@ class Run:
         parts: list[Part] = ["SingleStream"]
         if len(trying.runs) <= turn:
             parts.append("Offline")
-            parts += self._first_parts(trying, card) if turn == 0 else []
+            parts += self._first_parts(trying, card, splits) if turn == 0 else []
         out = folder / candidate.variant.version
         out.mkdir(parents=True)
         model_file = (self.store.variant_dir(card.variant) / card.file).resolve()
         return Job(card.variant.format, str(model_file), self.threads, str(data), str(out), self.settings, parts)
 
-    def _keep(self, trying: _Try, job: Job) -> None:
+    def _keep(self, trying: _Try, job: Job, splits: Splits) -> None:
         """Takes what a process answered, if it was asked, and keeps it for later runs."""
-        if "accuracy" not in job.parts or trying.candidate.card is None:
+        card, known = trying.candidate.card, trying.told
+        if card is None or not ANSWERED.intersection(job.parts):
             return
         trying.told = predictions.load(job.predictions)
-        if trying.told is not None and (kept := self._kept(trying.candidate.card)) is not None:
+        if trying.told is not None and known is not None:
+            trying.told = dataclasses.replace(known, corrupted=trying.told.corrupted)
+        if trying.told is not None and (kept := self._kept(card, splits)) is not None:
             trying.told.save(kept)
 
-    def _first_parts(self, trying: _Try, card: VariantCard) -> list[Part]:
+    def _first_parts(self, trying: _Try, card: VariantCard, splits: Splits) -> list[Part]:
         """What only the first pass does; answers that were kept are taken instead of asked for again."""
         parts: list[Part] = ["Server"] if self.settings.server_seconds else []
-        kept = self._kept(card)
-        if kept is not None and (told := predictions.load(kept)) is not None:
+        robust: list[Part] = ["robustness"] if self.settings.robust_images else []
+        if (kept := self._kept(card, splits)) is None:
+            return [*parts, "accuracy", *robust]
+        if (told := predictions.load(kept)) is not None:
             trying.told, trying.reused = told, True
             return parts
-        return [*parts, "accuracy", *(["robustness"] if self.settings.robust_images else [])]  # type: ignore[list-item]
+        if (known := answers.kept(self.store, card, packages(card.variant.format), self.threads)) is not None:
+            trying.told, trying.reused = Predictions.uncorrupted(known), True
+            return [*parts, *robust]
+        return [*parts, "accuracy", *robust]
 
-    def _kept(self, card: VariantCard) -> Path | None:
+    def _kept(self, card: VariantCard, splits: Splits) -> Path | None:
         if self.kept is None:
             return None
-        form = card.variant.format
-        return self.kept / predictions.key(card, packages(form), self.threads, self.settings.robust_images)
+        images = len(splits.subset(card.variant.model))
+        return self.kept / predictions.key(card, packages(card.variant.format), self.threads, images)
 
     def _rows(self, tries: dict[str, _Try], splits: Splits) -> tuple[list[Measurement], dict[str, Detail]]:
         rows, details, told = [], dict[str, Detail](), dict[str, Predictions]()

@@ -1,7 +1,7 @@
 """What a variant answered on the test split and on its corrupted images, and the folder that keeps it between runs.
 
-Answers are decided by the file, the images and the runtime, not by the hour, so a second run may take them from the
-first; a report says of each row whether it did.
+A second run may take the answers from the first, and those on the test split from the variant's export: see
+`export.answers`. A report says of each row whether it did.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog import KilnError, VariantCard, sha256_of_json, versions, write_atomic
+from catalog import KilnError, VariantCard, write_atomic
+from export import answers
 
 BATCH = 128
 
@@ -30,6 +31,11 @@ class Predictions:
     top: NDArray[np.int64]
     confidence: NDArray[np.float32]
     corrupted: NDArray[np.int64]
+
+    @classmethod
+    def uncorrupted(cls, told: answers.Answers) -> Predictions:
+        """Those on the test split alone."""
+        return cls(told.top, told.confidence, np.empty((0, 0, 0), np.int64))
 
     def save(self, path: Path) -> None:
         """Writes the three arrays as one .npz, atomically."""
@@ -64,5 +70,4 @@ def predicted(
 
 def key(card: VariantCard, packages: tuple[str, ...], threads: int, robust_images: int) -> str:
     """The name under which a variant's predictions are kept: of everything that decides them."""
-    decisive = [card.files, card.file, card.dataset.sha256, versions(*packages, "numpy"), threads, robust_images, 1]
-    return sha256_of_json(decisive)[:24] + ".npz"
+    return f"{answers.key(card, packages, threads)}-{robust_images}.npz"

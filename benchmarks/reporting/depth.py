@@ -139,11 +139,11 @@ def method(results: Results) -> list[str]:
         )
     if any(detail.robust_top1 for detail in details):
         said.append(
-            f"Corrupted images: {s.robust_images} test images drawn by a seed, each in six ways at severities 1, 3 and "
-            f"5 of Hendrycks and Dietterich (2019). 'Less robust' stands where {intervals.LESS_ROBUST:g} point or more "
-            f"is lost on all of them and {_robust_rule(results)}; red is a loss as large on a single one beyond "
-            f"{intervals.SURE_ERRORS} standard errors, not corrected for their number. Calibration error: expected, "
-            "15 bins."
+            f"Corrupted images: {_robust_images(results)} test images drawn by a seed, each in six ways at severities "
+            "1, 3 and 5 of Hendrycks and Dietterich (2019). 'Less robust' stands where "
+            f"{intervals.LESS_ROBUST:g} point or more is lost on all of them and {_robust_rule(results)}; "
+            f"red is a loss as large on a single one beyond {intervals.SURE_ERRORS} standard errors, not corrected for "
+            "their number. Calibration error: expected, 15 bins."
         )
     if any(detail.passes for detail in details):
         said.append(
@@ -161,9 +161,18 @@ def method(results: Results) -> list[str]:
         said.append(f"Slow to load and therefore measured in {s.slow_passes} passes only: {', '.join(fewer)}.")
     if reused := sum(detail.reused for detail in details):
         said.append(
-            f"{reused} of {len(details)} variants' answers reused, of an earlier run of the same file and images."
+            f"{reused} of {len(details)} variants' answers reused, of their export or an earlier run: the same file, "
+            "images, runtime and processor."
         )
     return said
+
+
+def _robust_images(results: Results) -> str:
+    """300, or "300 (100 for resnet50)" where a network is so large that it got fewer."""
+    counts = {name.partition("/")[0]: one.robust_images for name, one in results.details.items() if one.robust_top1}
+    most = max(counts.values())
+    fewer = [f"{count} for {model}" for model, count in sorted(counts.items()) if count < most]
+    return f"{most} ({', '.join(fewer)})" if fewer else str(most)
 
 
 def _trials(results: Results) -> str:

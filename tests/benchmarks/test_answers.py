@@ -8,6 +8,7 @@ import pytest
 from benchmarks.judging import pairs
 from benchmarks.measuring.corrupt import CORRUPTIONS, SEVERITIES, corrupt, subset
 from benchmarks.measuring.predictions import Predictions, key, load, predicted
+from benchmarks.measuring.splits import robust_images
 from benchmarks.results import Detail
 from catalog import DatasetInfo, KilnError, Variant, VariantCard
 
@@ -144,6 +145,11 @@ def test_the_subset_is_seeded_and_no_larger_than_the_split() -> None:
     chosen = subset(labels, 20)
     assert len(set(chosen.tolist())) == 20 and (chosen == np.sort(chosen)).all()
     assert (subset(labels, 20) == chosen).all() and len(subset(labels, 80)) == 50 and len(subset(labels, 0)) == 0
+
+
+def test_a_large_network_gets_fewer_corrupted_images() -> None:
+    assert [robust_images(300, macs) for macs in (650_000, 43_758_080, 324_472_832, 10**10)] == [300, 300, 100, 50]
+    assert robust_images(0, 10**10) == 0 and robust_images(20, 10**10) == 20 and robust_images(300, 0) == 300
 
 
 def test_answers_that_are_none_are_refused() -> None:

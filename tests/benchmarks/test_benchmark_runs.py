@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from benchmarks.measuring.turns import Turns
 from benchmarks.reporting.depth import method
 from benchmarks.results import Results, Roofline, Settings, read
 from catalog import KilnError, Store, Variant
+from export import answers
 from tests.benchmarks.conftest import linear_onnx, write_model, write_variant
 
 Ran = tuple[Path, "subprocess.CompletedProcess[str]"]
@@ -162,6 +164,32 @@ def test_answers_are_taken_from_an_earlier_run(
         assert (now.p50_low_ms, now.p50_high_ms) == (min(p50), max(p50))
     assert len(again.orders) == 2 and again.roofline is not None
     assert again.roofline.fp32_macs_per_s == 7 and next(peaks, None) is None  # before, between and after the passes
+
+
+def test_answers_are_taken_from_the_export_and_only_the_corrupted_images_asked_for(
+    run_folder: Ran, tiny_store: Store, digits: Any, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    variant = Variant("tiny", "onnx")
+    shutil.copytree(tiny_store.variant_dir(variant), store.variant_dir(variant))
+    shutil.copy(tiny_store.model_dir("tiny") / catalog.CARD, store.model_dir("tiny"))
+    card = store.variants("tiny")[0]
+    packages = catalog.plugin("export.formats", "onnx").PACKAGES
+    says_nine = np.tile(np.eye(10, dtype=np.float32)[9], (len(digits.x_test), 1))
+    answers.write(tmp_path / "left.npz", says_nine)
+    answers.keep(store, card, packages, 2, tmp_path / "left.npz")
+    answers.keep(store, card, packages, 1, tmp_path / "left.npz")
+    assert len(list(store.model_dir("tiny").glob("answers/*"))) == 1  # a variant's newest export counts
+    assert answers.kept(store, card, packages, 2) is None
+    lean = dataclasses.replace(Settings.quick(), peak_seconds=0.0, server_seconds=0.0, single_seconds=0.05)
+    run = Run(store, 1, lean, 1, lambda name, root: digits, kept=tmp_path / "kept")
+    found = run.measure(["tiny"])
+    row, detail = found.rows[0], found.details["tiny/onnx-fp32"]
+    assert row.accuracy is not None and row.accuracy.correct == int((digits.y_test == 9).sum())
+    before = read(run_folder[0] / "results.json").details["tiny/onnx-fp32"]
+    assert detail.reused and detail.robust_top1 == before.robust_top1
+    fresh = dataclasses.replace(run, kept=None).measure(["tiny"])
+    assert fresh.rows[0].accuracy and fresh.rows[0].accuracy.top1 > 80 and not fresh.details["tiny/onnx-fp32"].reused
 
 
 @dataclasses.dataclass

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.judging.bound import bound
 from benchmarks.machine import others_percent, own_s, stolen_percent, ticks
-from benchmarks.measuring import energy, roofline, work
+from benchmarks.measuring import energy, planning, roofline, work
 from benchmarks.measuring.bench_latency import worth_trying
 from benchmarks.measuring.kernel import Kernel
 from benchmarks.reporting.report import render
@@ -198,23 +198,28 @@ def test_ones_own_time_is_that_of_ones_children_too() -> None:
     assert own_s() > began
 
 
+def load(variants: int, slow: int = 0) -> planning.Load:
+    return planning.Load(variants, slow, planning.ANSWERS_S * variants)
+
+
 def test_more_variants_get_less_time_each_and_then_fewer_passes() -> None:
-    few, more, many = (Settings().fitting(variants) for variants in (8, 30, 60))
+    few, more, many = (planning.fitting(Settings(), load(variants)) for variants in (8, 30, 60))
     assert few == Settings() and more.passes == 3 and many.passes == 2
     assert few.single_seconds > more.single_seconds > many.single_seconds >= 0.4
     assert few.offline_seconds > more.offline_seconds > many.offline_seconds >= 0.05
-    assert max(one.seconds_for(variants) for one, variants in ((few, 8), (more, 30))) <= 720
-    assert Settings.quick().fitting(8).passes == 1
+    assert max(planning.seconds(one, load(variants)) for one, variants in ((few, 8), (more, 30))) <= 720
+    assert planning.fitting(Settings.quick(), load(8)).passes == 1
 
 
 def test_the_time_a_run_takes_is_that_of_the_committed_one() -> None:
     """33 variants, six of them of TensorFlow, took 744 s in all their processes; the serving tax is not in it."""
     alone: dict[str, Any] = {"turn_seconds": 0.0, "slow_passes": 3, "http_requests": 0, "peak_seconds": 0.0}
     then = dataclasses.replace(Settings(), single_seconds=0.82, offline_seconds=0.14, **alone)
-    assert then.seconds_for(33, 6) == pytest.approx(744, rel=0.1)
-    assert then.seconds_for(1) == pytest.approx(16.5, rel=0.1) and then.seconds_for(1, 1) == pytest.approx(50, rel=0.1)
+    assert planning.seconds(then, load(33, 6)) == pytest.approx(744, rel=0.1)
+    assert planning.seconds(then, load(1)) == pytest.approx(16.5, rel=0.1)
+    assert planning.seconds(then, load(1, 1)) == pytest.approx(50, rel=0.1)
     for dearer in ({"server_seconds": 1.0}, {"http_requests": 200}, {"peak_seconds": 0.6}, {"turn_seconds": 0.1}):
-        assert dataclasses.replace(then, **dearer).seconds_for(33, 6) > then.seconds_for(33, 6)
+        assert planning.seconds(dataclasses.replace(then, **dearer), load(33, 6)) > planning.seconds(then, load(33, 6))
 
 
 def test_the_peak_is_the_best_of_all_tries() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import catalog
 from catalog import CARD, Store, Variant, VariantCard, plugin
-from export import pages, parity, pipeline, process, staging
+from export import answers, pages, parity, pipeline, process, staging
 from export.onnx import inside as onnx_inside
 from export.worker import Convert
 from tests.export import compressed as compressed_tiny
@@ -62,11 +62,15 @@ def test_card_vouches_for_its_file_and_keeps_its_floor(store: Store, variant: Va
 def test_figures_are_those_of_the_file(store: Store, variant: Variant) -> None:
     folder = store.variant_dir(variant)
     card = catalog.read_card(VariantCard, folder / CARD)
-    predict = plugin("export.formats", variant.format).load(folder / card.file, 2)
+    form = plugin("export.formats", variant.format)
+    predict = form.load(folder / card.file, 2)
     digits = data.load("digits")
-    answers = parity.in_batches(predict, digits.x_test, 32, 10)
-    assert card.accuracy and int((answers.argmax(1) == digits.y_test).sum()) == card.accuracy.correct
-    np.testing.assert_allclose(answers.sum(1), 1, atol=1e-5)
+    told = parity.in_batches(predict, digits.x_test, 32, 10)
+    assert card.accuracy and int((told.argmax(1) == digits.y_test).sum()) == card.accuracy.correct
+    np.testing.assert_allclose(told.sum(1), 1, atol=1e-5)
+    kept = answers.kept(store, card, form.PACKAGES, 2)
+    assert kept is not None and (kept.top == told.argmax(1)).all()
+    np.testing.assert_allclose(kept.confidence, told.max(1), atol=1e-5)
 
 
 def test_a_killed_export_leaves_the_old_variant_and_the_next_run_makes_nothing(run: Run, store: Store) -> None:
