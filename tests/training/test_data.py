@@ -24,6 +24,17 @@ from training.data import Source, cifar10, folder
 from training.data._download import Archive, fetch
 
 
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    from training.data import digits
+
+    bunch, source = load_digits(), digits.read()
+    assert sorted([*source.y_train, *source.y_test]) == sorted(bunch.target)
+    theirs = {image.tobytes() for image in digits.enlarge(bunch.images * (255 / 16))}
+    assert {image.tobytes() for image in [*source.x_train, *source.x_test]} == theirs
+
+
 def test_digits_is_embedded_stratified_and_always_the_same():
     data = training.data.load("digits", validation=0.1)
     assert data.x_train.shape[1:] == (32, 32, 3) and data.x_train.dtype == np.uint8

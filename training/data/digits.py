@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,11 @@ _SEED, _TEST_SHARE = 1998, 0.2
 
 def read(root: Path | None = None) -> Source:
     """The two splits; `root` is not used."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    x = enlarge(bunch.images.astype(np.float64) * (255 / 16))
-    y = bunch.target.astype(np.int64)
+    # The file of `sklearn.datasets.load_digits`, whose import would take longer than all the rest.
+    file = str(metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz"))
+    table = np.loadtxt(file, delimiter=",")  # [N, 65]: grey values of 0..16, and the digit
+    x = enlarge(table[:, :-1].reshape(-1, 8, 8) * (255 / 16))
+    y = table[:, -1].astype(np.int64)
     rng, test = np.random.default_rng(_SEED), np.zeros(len(y), bool)
     for digit in range(10):
         members = rng.permutation(np.flatnonzero(y == digit))
