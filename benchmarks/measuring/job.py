@@ -54,7 +54,7 @@ class Job:
 class Server:
     """What came of the Server scenario; `trials` are the rates tried with the p99 in ms they had, in order.
 
-    `p99_ms` and `batch` are medians of the trials at `rate`.
+    `p99_ms` is the highest of the trials that held `rate`, `batch` their median.
     """
 
     rate: float

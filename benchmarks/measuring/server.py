@@ -4,39 +4,25 @@ Arrival times are drawn before the trial and kept to whatever happens (an open l
 Whenever the variant is free it takes the images that have arrived, as many together as the largest batch that Offline
 found worthwhile allows, in a power of two; that is what dynamic batching without a window does.
 
-A pause of the machine can fail any one trial, and luck may pass one, so a rate counts as held when `HELD` of at most
-`TRIES` trials hold it. A trial that fails costs little: it ends as soon as too many answers are late.
+A trial that fails costs little: it ends as soon as too many answers are late.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measuring.bisection import Rule, Search, Trial
 from benchmarks.measuring.job import Server
 
 QUERIES = 400  # of a trial: four are then above the p99 …
 LONGEST = 1.5  # … unless they took longer to arrive than these seconds
 LEAST = 100  # queries, however long they take
-TRIES = 3  # of a rate, at most
-HELD = 2  # of them, for the rate to count as held
-STEPS = 5  # of the bisection: the rate is found to about a thirtieth of the Offline throughput
-HEADROOM = 0.95  # of the Offline throughput, the highest rate that is tried
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One rate: the p99 of its latencies in milliseconds, and how many images were taken together on average."""
-
-    rate: float
-    p99_ms: float
-    batch: float
+RULE = Rule(held=2, tries=3, steps=5)  # the rate is found to about a thirtieth of the Offline throughput
 
 
 def trial(run: Callable[[int, int], Any], rate: float, seconds: float, most: int, seed: int, limit_s: float) -> Trial:
@@ -92,27 +78,8 @@ def latencies(
 
 
 def search(run: Callable[[int, int], Any], capacity: float, most: int, limit_ms: float, seconds: float) -> Server:
-    """Bisects between nothing and `HEADROOM` of `capacity`, which is in images/s; 0 where no rate tried was held."""
-    tried: list[Trial] = []
-
-    def held(rate: float) -> bool:
-        good = bad = 0
-        while good < HELD and bad <= TRIES - HELD:
-            tried.append(trial(run, rate, seconds, most, len(tried), limit_ms / 1e3))
-            good, bad = (good + 1, bad) if tried[-1].p99_ms <= limit_ms else (good, bad + 1)
-        return good == HELD
-
-    low, high = 0.0, HEADROOM * capacity
-    if held(high):
-        low = high
-    else:
-        for _ in range(STEPS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if held(middle) else (low, middle)
-    best = [t for t in tried if t.rate == low]
-    return Server(
-        rate=round(low, 1),
-        p99_ms=round(statistics.median(t.p99_ms for t in best), 4) if best else None,
-        batch=round(statistics.median(t.batch for t in best), 2) if best else None,
-        trials=[[round(t.rate, 1), round(t.p99_ms, 4)] for t in tried],
-    )
+    """The highest rate that is held, in images/s; `capacity` is that of Offline. 0 where no rate tried was held."""
+    found = Search(RULE, capacity, limit_ms)
+    while not found.done:
+        found.saw(trial(run, found.rate, seconds, most, len(found.trials), limit_ms / 1e3))
+    return Server(round(found.low, 1), found.p99_ms, found.batch, found.told)

@@ -27,7 +27,8 @@ from benchmarks import machine
 from benchmarks.load import wire
 from benchmarks.load.held import answered, run
 from benchmarks.load.served import Server, ours
-from benchmarks.measuring.http_server import Search
+from benchmarks.measuring import http_server
+from benchmarks.measuring.bisection import Search
 from benchmarks.results import Results, Settings, Tax, TaxRound
 from catalog import KilnError, Store, Variant, servable
 
@@ -54,7 +55,9 @@ class Asked:
         """All rounds in one."""
         rates = [one.images_per_s for one in self.rounds if one.images_per_s is not None]
         ms = [one["http"] for one in self.requests]
-        server: dict[str, Any] = self.search.found() if self.search else {}
+        server: dict[str, Any] = {}
+        if (found := self.search) is not None:
+            server = {"server_rate": round(found.low, 1), "server_p99_ms": found.p99_ms, "server_trials": found.told}
         return Tax(
             requests=len(self.requests),
             **_medians(self.requests),  # type: ignore[arg-type]
@@ -130,8 +133,8 @@ def _trial(server: Server, one: Asked, settings: Settings) -> None:
     """One trial of a variant's Server."""
     if one.search is None:
         capacity = statistics.median(r.images_per_s or 0.0 for r in one.rounds)
-        one.search = Search(capacity, settings.server_p99_ms, settings.server_seconds)
-    one.search.trial(server.port, one.content)
+        one.search = Search(http_server.RULE, capacity, settings.server_p99_ms)
+    http_server.trial(one.search, server.port, one.content, settings.server_seconds)
 
 
 def _medians(requests: list[Stages]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.judging import intervals
 from benchmarks.judging.compare import Group, Line
 from benchmarks.measuring.corrupt import CORRUPTIONS
-from benchmarks.measuring.server import HELD, TRIES
+from benchmarks.measuring.server import RULE
 from benchmarks.measuring.turns import SETTLE
 from benchmarks.reporting import legend, over_http, words
 from benchmarks.results import Results
@@ -180,6 +180,6 @@ def _trials(results: Results) -> str:
     if not results.settings.turn_seconds:
         return "the best of at most three trials, whose p99 is told"
     return (
-        f"{HELD} of at most {TRIES} trials, of which the median p99 is told (none where the rate is Offline's, which "
-        "was not tried)"
+        f"{RULE.held} of at most {RULE.tries} trials, of which the higher p99 is told (none where the rate is "
+        "Offline's, which was not tried)"
     )

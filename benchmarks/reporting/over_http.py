@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 
-from benchmarks.measuring import http_server
+from benchmarks.measuring.bisection import HEADROOM
+from benchmarks.measuring.http_server import RULE
 from benchmarks.reporting import words
 from benchmarks.reporting.columns import Column, named
 from benchmarks.results import Results, Tax
@@ -63,6 +64,6 @@ def _load(results: Results) -> str:
     if any(detail.tax and detail.tax.server_rate is not None for detail in results.details.values()):
         told += (
             "Server over HTTP: Poisson arrivals of single PNGs, the highest rate whose p99 at the client stays under "
-            f"{s.server_p99_ms:g} ms, found to about {100 * http_server.HEADROOM / 2**http_server.STEPS:.0f}% of that."
+            f"{s.server_p99_ms:g} ms, found to about {100 * HEADROOM / 2**RULE.steps:.0f}% of that."
         )
     return told.rstrip()

@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.measuring.http_server import HEADROOM, STEPS, TRIES, Search
+from benchmarks.measuring.bisection import HEADROOM, Search, Trial
+from benchmarks.measuring.http_server import RULE
 
 
 def searched(holds: float) -> Search:
     """A search over a service that holds any rate up to this one."""
-    search = Search(1000.0, 15.0, 0.4)
+    search = Search(RULE, 1000.0, 15.0)
     while not search.done:
-        search.saw(3.0 if search.rate <= holds else 40.0, search.rate <= holds)
+        search.saw(Trial(search.rate, 3.0 if search.rate <= holds else 40.0))
     return search
 
 
 @pytest.mark.parametrize("holds", [100.0, 333.0, 800.0])
 def test_the_rate_is_found(holds: float) -> None:
-    found = searched(holds).found()
-    assert holds - HEADROOM * 1000 / 2**STEPS <= found["server_rate"] <= holds and found["server_p99_ms"] == 3.0
-    rates = [rate for rate, _ in found["server_trials"]]
-    assert rates[:TRIES] == [950.0] * TRIES and len(set(rates)) == STEPS + 1
+    found = searched(holds)
+    assert holds - HEADROOM * 1000 / 2**RULE.steps <= found.low <= holds and found.p99_ms == 3.0
+    rates = [rate for rate, _ in found.told]
+    assert rates[: RULE.tries] == [950.0] * RULE.tries and len(set(rates)) == RULE.steps + 1
 
 
 def test_both_ends() -> None:
-    assert searched(2000.0).found() == {"server_rate": 950.0, "server_p99_ms": 3.0, "server_trials": [[950.0, 3.0]]}
-    nothing = searched(0.0).found()
-    assert nothing["server_rate"] == 0.0 and nothing["server_p99_ms"] is None
+    most, nothing = searched(2000.0), searched(0.0)
+    assert (most.low, most.p99_ms, most.told) == (950.0, 3.0, [[950.0, 3.0]])
+    assert (nothing.low, nothing.p99_ms, nothing.batch) == (0.0, None, None)
 
 
 def test_a_moment_s_disturbance_costs_no_rate() -> None:
-    search = Search(1000.0, 15.0, 0.4)
-    search.saw(90.0, False)
+    search = Search(RULE, 1000.0, 15.0)
+    search.saw(Trial(950.0, 90.0))
     assert search.rate == 950.0 and not search.done
-    search.saw(4.0, True)
-    assert search.done and search.found()["server_trials"] == [[950.0, 90.0], [950.0, 4.0]]
+    search.saw(Trial(950.0, 4.0))
+    assert search.done and search.told == [[950.0, 90.0], [950.0, 4.0]] and search.p99_ms == 4.0
+
+
+def test_quick_answers_that_are_not_all_there_hold_nothing() -> None:
+    search = Search(RULE, 1000.0, 15.0)
+    search.saw(Trial(950.0, 1.0), whole=False)
+    search.saw(Trial(950.0, 1.0), whole=False)
+    assert search.rate == 475.0 and search.p99_ms is None
