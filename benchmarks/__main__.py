@@ -13,8 +13,8 @@ import typer
 
 import catalog
 import console
-from benchmarks import commands, machine, results
-from benchmarks.measuring import planning, tax
+from benchmarks import commands, machine, progress, results
+from benchmarks.measuring import planning
 from benchmarks.measuring.candidates import candidates
 from benchmarks.measuring.measure import Run
 
@@ -53,15 +53,15 @@ def run(
     }
     asked = {key: value for key, value in given.items() if value is not None}
     settings = dataclasses.replace(results.Settings.quick() if quick else results.Settings(), **asked)
-    load = planning.load(shelf, candidates(shelf, names), settings, threads)
     if not quick:
+        load = planning.load(shelf, candidates(shelf, names), settings, threads)
         settings = dataclasses.replace(planning.fitting(settings, load), **asked)
     drawn = secrets.randbelow(2**31) if seed is None else seed
     kept = None if fresh else out / "predictions"
     measuring = Run(shelf, threads, settings, drawn, data.load, quick, kept)
-    found = _measure(measuring, names, planning.seconds(settings, load))
+    found = progress.measured(measuring, names)
     if settings.http_requests and found.details:
-        found = tax.measured(found, shelf)
+        found = progress.over_http(found, shelf)
     found.write(out / results.FILE)
     catalog.write_atomic(benchmark_json or out / "benchmark.json", _plug_ins_file(found, measuring))
     _report(found, out)
@@ -69,25 +69,6 @@ def run(
         raise catalog.KilnError(
             f"none of {len(found.rows)} variants could be measured; the reasons are in {out / 'report.md'}"
         )
-
-
-def _measure(measuring: Run, names: list[str], seconds: float) -> results.Results:
-    """Measures behind a progress bar, above which the time it may take stands and failures appear as they happen."""
-    with console.progress() as bar:
-        bar.console.print(f"about {max(1, round(seconds / 60))} min", highlight=False)
-        total = len(candidates(measuring.store, names)) * measuring.settings.passes
-        task, told = bar.add_task("measuring", total=total), set[str]()
-
-        def begun(name: str) -> None:
-            bar.update(task, description=name)
-
-        def done(name: str, reason: str) -> None:
-            bar.advance(task)
-            if reason and name not in told:
-                told.add(name)
-                bar.console.print(f"{name}: {reason}", style="yellow", markup=False, highlight=False)
-
-        return measuring.measure(names, begun, done)
 
 
 def _plug_ins_file(found: results.Results, measured: Run) -> str:

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 import console
-from benchmarks import machine, results
+from benchmarks import machine, progress, results
 from benchmarks.judging import speed
 from benchmarks.measuring.measure import Run
 from benchmarks.results import Results
@@ -70,12 +70,18 @@ def _faster(run: Results, left: str, right: str) -> str:
     return left if a.p50_high_ms < b.p50_low_ms else right if b.p50_high_ms < a.p50_low_ms else ""
 
 
-def repeated(store: Store, models: list[str], runs: int, threads: int, settings: results.Settings) -> list[Results]:
-    """So many runs, of latency and throughput alone, each in an order of its own."""
+def repeated(
+    store: Store, models: list[str], runs: int, threads: int, settings: results.Settings, kept: Path
+) -> list[Results]:
+    """So many runs, of latency and throughput alone, each in an order of its own.
+
+    `kept` is the folder of answers on the test split, so that no variant is asked for them more than once.
+    """
     from training import data
 
     lean = dataclasses.replace(settings, server_seconds=0.0, robust_images=0, peak_seconds=0.0, http_requests=0)
-    return [Run(store, threads, lean, secrets.randbelow(2**31), data.load).measure(models) for _ in range(runs)]
+    orders = [secrets.randbelow(2**31) for _ in range(runs)]
+    return [progress.measured(Run(store, threads, lean, seed, data.load, kept=kept), models) for seed in orders]
 
 
 @app.command()
@@ -84,11 +90,13 @@ def repeat(
     models: Annotated[str, typer.Option(help="Names with commas between; all if left out.")] = "",
     runs: Annotated[int, typer.Option(min=2, help="How often.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads an inference may use.")] = min(2, len(machine.cores())),
+    out: Annotated[Path, typer.Option(help="The folder where answers on the test split are kept.")] = Path("reports"),
 ) -> None:
     """Measures and prints how far the runs lie apart; fails where they do not agree."""
     shelf = Store(store)
     names = [name.strip() for name in models.split(",") if name.strip()] or shelf.models()
-    found = agreement(repeated(shelf, names, runs, threads, results.Settings(single_seconds=2.0, offline_seconds=0.1)))
+    settings = results.Settings(single_seconds=2.0, offline_seconds=0.1)
+    found = agreement(repeated(shelf, names, runs, threads, settings, out / "predictions"))
     for name, spread in found.spreads.items():
         console.out.print(f"{name}: p50 to fp32 within {100 * spread:.1f}%", highlight=False)
     for left, right in found.swapped:

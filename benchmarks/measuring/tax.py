@@ -38,6 +38,7 @@ WARM_TURN = 5  # … and at the beginning of each
 LONGEST = 4.0  # seconds of one variant's requests in all rounds, however few they then are
 BAD = (KilnError, OSError)  # what a service that fails or answers wrongly ends in
 Stages = dict[str, float]  # milliseconds of one request
+Turned = Callable[[str, int, int], None]  # told after a turn: the variant, the turns that are done, of how many
 
 
 @dataclass
@@ -69,14 +70,18 @@ class Asked:
         )
 
 
-def measured(found: Results, store: Store) -> Results:
+def _ignore(*_: object) -> None:
+    """Told and not interested."""
+
+
+def measured(found: Results, store: Store, turned: Turned = _ignore) -> Results:
     """The results with the tax of every variant that can be served, or with the reason why one or all have none."""
     names = [row.variant for row in found.rows if row.status == "ok" and row.p50_ms and servable(row.variant)]
     asked = [Asked(variant, request(variant, image(store, variant.model))) for variant in names]
     begun, watch = time.perf_counter(), machine.Watch()
     try:
         with _service(store, found.threads) as server:
-            _ask_all(server, asked, found.settings, random.Random(found.seed), store)
+            _ask_all(server, asked, found, store, turned)
             others, stolen = watch.percents(server.cpu_s())
     except BAD as error:
         return dataclasses.replace(found, http_reason=_line(error, store))
@@ -94,20 +99,26 @@ def measured(found: Results, store: Store) -> Results:
     )
 
 
-def _ask_all(server: Server, asked: list[Asked], settings: Settings, rng: random.Random, store: Store) -> None:
+def _ask_all(server: Server, asked: list[Asked], found: Results, store: Store, turned: Turned) -> None:
     """All rounds, then Server; a variant that fails is left out from then on."""
+    settings, rng, done = found.settings, random.Random(found.seed), 0
+    server_too = bool(settings.http_seconds and settings.server_seconds)
+    turns = len(asked) * (1 + settings.http_rounds + server_too)
 
     def everyone(turn: Callable[[Server, Asked, Settings], None], of: list[Asked]) -> None:
+        nonlocal done
         for one in rng.sample(of, len(of)):
             try:
                 turn(server, one, settings)
             except BAD as error:
                 one.reason = _line(error, store)
+            done += turn is not _trial or bool(one.search and one.search.done)
+            turned(str(one.variant), done, turns)
 
     everyone(_warm, asked)
     for _ in range(settings.http_rounds):
         everyone(_round, [one for one in asked if not one.reason])
-    if settings.http_seconds and settings.server_seconds:
+    if server_too:
         while searching := [one for one in asked if not one.reason and not (one.search and one.search.done)]:
             everyone(_trial, searching)
 

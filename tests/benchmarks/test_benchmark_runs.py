@@ -284,7 +284,9 @@ def test_variants_take_turns_over_http(
     rows = [*(row for row in results.rows if row.variant.version != "onnx-int8"), other]
     details = {**results.details, str(other.variant): results.details["tiny/onnx-fp32"]}
     whole = dataclasses.replace(lean(results, http_rounds=8, http_requests=8, http_seconds=0.0), rows=rows)
-    found = tax.measured(dataclasses.replace(whole, details=details), tiny_store)
+    told_of: list[tuple[str, int, int]] = []
+    found = tax.measured(dataclasses.replace(whole, details=details), tiny_store, lambda *turn: told_of.append(turn))
+    assert [done for _, done, _ in told_of] == list(range(1, 19)) and {of for *_, of in told_of} == {18}
     turns = [len(list(run)) for _, run in itertools.groupby(slow_service.asked[2 * tax.WARM :])]
     assert sum(turns) == 8 * 2 * (tax.WARM_TURN + 1) and max(turns) <= 2 * (tax.WARM_TURN + 1)
     for name in ("tiny/onnx-fp32", "tiny/other-onnx-fp32"):

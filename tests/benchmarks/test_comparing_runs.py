@@ -260,12 +260,13 @@ def test_variants_that_one_run_lacks_are_left_out(golden: Results) -> None:
 
 @pytest.mark.slow
 @pytest.mark.cifar10
-def test_three_runs_over_the_zoo_agree() -> None:
+def test_three_runs_over_the_zoo_agree(tmp_path: Path) -> None:
     """Needs an otherwise idle machine, as every measurement does."""
     import os
 
     if "CIFAR10_DIR" not in os.environ:
         pytest.skip("CIFAR10_DIR names no folder")
-    runs = repeated(Store(ROOT / "zoo"), ["lenet", "simcnn"], 3, 2, Settings(single_seconds=2.0, offline_seconds=0.1))
+    settings = Settings(single_seconds=2.0, offline_seconds=0.1)
+    runs = repeated(Store(ROOT / "zoo"), ["lenet", "simcnn"], 3, 2, settings, tmp_path)
     found = agreement(runs)
     assert found.spreads and found.holds, found
