@@ -167,6 +167,10 @@ load: $(READY) ## Put the service under load, beside a hand-written application:
 chaos: $(READY) ## Make every fault of the service happen, fuzz it, and write docs/faults.md
 	$(BIN)/python -m tests.serving.chaos
 
+.PHONY: screenshots
+screenshots: $(READY) ## Take the pictures of the page that the documentation shows (needs Chromium)
+	$(BIN)/python -m tests.serving.screenshots
+
 .PHONY: bento
 bento: $(READY) ## Pack the service and its variants into a bento
 	$(BIN)/bentoml build
