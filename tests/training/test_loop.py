@@ -1,14 +1,13 @@
 """The loop from inside: what an epoch's arrays are, averaging, class weights, small images first, distillation."""
 
 import dataclasses
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from catalog import KilnError, Recipe, Store
 from tests.export import train_tiny
+from tests.training.networks import any_size, stand_in
 from training import data, distill, epochs, loop, network, optimize
 from training.checkpoint import Checkpoints
 from training.complete import complete
@@ -37,14 +36,6 @@ def job(few: data.Dataset, store: Store, architecture: str = "lenet", **recipe: 
     return Job("m", architecture, "test", made, few, 0, store)
 
 
-def any_size(keras: Any, shape: Any, classes: int, recipe: Recipe) -> Any:
-    """A network of one convolution and a BatchNorm, for images of any size: quick to compile."""
-    image = keras.Input(shape, dtype="uint8", name="image")
-    x = keras.layers.Conv2D(4, 3, use_bias=False)(keras.layers.Rescaling(1 / 255)(image))
-    x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(x))
-    return keras.Model(image, keras.layers.Dense(classes)(x), name="any_size")
-
-
 def test_small_images_first_with_mixing_averaging_and_class_weights(few, tmp_path, monkeypatch):
     seen = []
     draw = loop._Run.draw
@@ -54,7 +45,7 @@ def test_small_images_first_with_mixing_averaging_and_class_weights(few, tmp_pat
         return seen[-1]
 
     monkeypatch.setattr(loop._Run, "draw", watched)
-    monkeypatch.setattr(network, "plugin", lambda *_: SimpleNamespace(build=any_size))
+    stand_in(monkeypatch)
     asked = job(
         few, Store(tmp_path), "resnet18", sizes=((0.0, 16), (0.5, 32)), cutmix=1.0, average=0.5,
         class_weights=True, augment="advanced", optimizer="sgd", learning_rate=0.01, weight_decay=1e-3,
@@ -81,7 +72,7 @@ def test_the_sizes_of_a_recipe_follow_the_size_of_the_pictures(own, first):
 
 
 def test_pictures_that_are_no_squares_begin_small_and_meet_their_teacher_whole(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(network, "plugin", lambda *_: SimpleNamespace(build=any_size))
+    stand_in(monkeypatch)
     flat = dataclasses.replace(few, x_train=few.x_train[:, ::2, :24], x_val=few.x_val[:, ::2, :24])
     store, keras = Store(tmp_path), loop.keras_namespace()
     teacher = network.with_probabilities(keras, any_size(keras, (16, 24, 3), 10, Recipe()))

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from catalog import Recipe, Store
+from tests.training.networks import stand_in
 from training import data, distill, seeds
 from training.complete import complete
 from training.job import Job
@@ -22,7 +23,8 @@ def few() -> data.Dataset:
     return dataclasses.replace(whole, **parts)
 
 
-def test_seeds_are_trained_once_and_a_teacher_beside_them(few, tmp_path, capsys):
+def test_seeds_are_trained_once_and_a_teacher_beside_them(few, tmp_path, capsys, monkeypatch):
+    stand_in(monkeypatch)
     trained = []
 
     def making(job: Job):
