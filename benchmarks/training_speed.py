@@ -23,6 +23,7 @@ import typer
 
 import catalog
 import console
+from benchmarks import machine
 from catalog import Recipe
 
 app = console.app("Measures the training loop against a bare model.fit.")
@@ -42,7 +43,13 @@ def measure(
     names = models.split(",")
     if unknown := [name for name in names if name not in NETWORKS]:
         raise catalog.KilnError(f"no network {unknown[0]!r} is measured here; there are: {', '.join(NETWORKS)}")
-    found: dict[str, Any] = {"start_up_s": _start_up()}
+    found: dict[str, Any] = {
+        "created": catalog.now(),
+        "commit": catalog.commit(),
+        "cpu": machine.read().cpu,
+        "load_before": machine.load()[0],
+        "start_up_s": _start_up(),
+    }
     table = rich.table.Table(
         "model", "ours, images/s", "bare fit", "ratio: median", "least", "most", "basic", "advanced"
     )

@@ -20,6 +20,7 @@ import typer
 
 import catalog
 import console
+from benchmarks import machine
 from benchmarks.peers.exported import Contender, table, verdicts
 from catalog import KilnError, Store, plugin, servable
 from export import parity, process
@@ -53,6 +54,7 @@ def compare(
     models = list(dict.fromkeys(models or opened.models()))
     if not models:
         raise KilnError(f"there is no trained model in {opened.root}; run: make train-all export-all")
+    about = {"threads": threads, "machine": dataclasses.asdict(machine.read()), "load_before": machine.load()}
     with tempfile.TemporaryDirectory(prefix="modelkiln-peers-") as scratch, console.progress() as bar:
         task = bar.add_task("comparing", total=len(models) * (len(PEERS) + 1))
         for turn, model in enumerate(models, 1):
@@ -61,7 +63,7 @@ def compare(
             except KilnError as error:
                 rows += [Contender(model, peer, False, form, "", "", str(error)) for peer, (form, _) in PEERS.items()]
             bar.update(task, completed=turn * (len(PEERS) + 1))
-            catalog.write_atomic(out, _as_json(rows, threads))
+            catalog.write_atomic(out, _as_json(rows, about))
     console.out.print(table(rows))
     for model in models:
         for line in verdicts([row for row in rows if row.model == model]):
@@ -180,9 +182,9 @@ def _with_times(row: Contender, times: list[float] | None, failed: str) -> Conte
     return dataclasses.replace(row, p50_ms=round(single, 4), images_per_s=round(32_000 / batch, 1))
 
 
-def _as_json(rows: list[Contender], threads: int) -> str:
+def _as_json(rows: list[Contender], about: dict[str, Any]) -> str:
     kept = [{k: v for k, v in dataclasses.asdict(row).items() if k not in ("folder", "file")} for row in rows]
-    about = {"threads": threads, "created": catalog.now(), "commit": catalog.commit()}
+    about |= {"created": catalog.now(), "commit": catalog.commit(), "load_after": machine.load()}
     return json.dumps({**about, "rows": kept}, indent=2) + "\n"
 
 

@@ -121,3 +121,19 @@ def table(rows: list[Contender]) -> rich.table.Table:
                 figures = [f"{row.top1:.2f}%", f"{row.p50_ms:.4f}", f"{row.images_per_s:,.0f}", f"{row.size_bytes:,}"]
             shown.add_row(f"{model}/{name}", *figures)
     return shown
+
+
+def markdown(rows: list[Contender]) -> list[str]:
+    """The lines of the same table for a page; ours are bold."""
+    lines = [
+        "| model | contender | top-1, % | p50 ms, batch 1 | images/s, batch 32 | kB |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        name = f"**{row.name}**" if row.ours else row.name
+        figures = ["failed", "", "", ""]
+        if row.measured:
+            rate, size = f"{row.images_per_s:,.0f}", f"{(row.size_bytes or 0) / 1000:,.0f}"
+            figures = [f"{row.top1:.2f}", f"{row.p50_ms:.3f}", rate, size]
+        lines.append(f"| {row.model} | {name} | {' | '.join(figures)} |")
+    return lines

@@ -15,6 +15,12 @@ TITLES = {"png": "One PNG a request", "tensor": "One tensor a request, each by i
 
 def markdown(told: dict[str, Any], rows: list[Row]) -> str:
     """The page beside the file of figures."""
+    said = ["## In words", "\n".join(f"- {line}" for line in verdicts(rows))]
+    return "\n\n".join(["# The service beside its peers", *sections(told, rows), *said]) + "\n"
+
+
+def sections(told: dict[str, Any], rows: list[Row], level: str = "##") -> list[str]:
+    """How it was measured, and the tables, each below a heading of that level."""
     plan = told["plan"]
     threads, rounds = (
         f"{n} {word}{'s' if n != 1 else ''}" for n, word in ((told["threads"], "thread"), (plan["rounds"], "round"))
@@ -35,14 +41,12 @@ def markdown(told: dict[str, Any], rows: list[Row]) -> str:
         f"peers do so {batching}."
     )
     busy = told["load_before"][0] > 0.5
-    parts = ["# The service beside its peers", first]
+    parts = [first]
     if busy:
         parts.append("> The machine was busy with other work when this began: figures are noisy, ratios less so.")
     for way, title in TITLES.items():
-        parts += [f"## {title}", _loads(rows, way)]
-    parts += ["## Start and memory", _starts(rows)]
-    parts += ["## In words", "\n".join(f"- {line}" for line in verdicts(rows))]
-    return "\n\n".join(parts) + "\n"
+        parts += [f"{level} {title}", _loads(rows, way)]
+    return [*parts, f"{level} Start and memory", _starts(rows)]
 
 
 def _loads(rows: list[Row], way: str) -> str:

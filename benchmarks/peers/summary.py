@@ -15,58 +15,89 @@ import typer
 import catalog
 import console
 from benchmarks.peers import exported, serving, standings
-from catalog import KilnError
+from catalog import ROOT, KilnError
 
-app = console.app("One summary of the comparisons with peers.")
+PAGE = ROOT / "docs" / "peers.md"
+HEAD = """# Beside its peers
+
+Written by `make peers`; do not edit. Everybody has the same model, the same images, the same threads and the settings
+that its own documentation recommends, on the same machine, in turns. Where we lose, it says so.
+"""
+
+app = console.app("One page of the comparisons with peers.")
 
 
 @app.command()
 def summarize(
     reports: Annotated[Path, typer.Option(help="the folder that holds what the commands wrote")] = Path("reports"),
+    publish: Annotated[
+        bool, typer.Option("--publish", help="write docs/peers.md as well, if nothing is missing")
+    ] = False,
 ) -> None:
-    """Prints the summary, and writes it to peers.md in that folder."""
+    """Prints the verdicts, and writes them with all figures to peers.md in that folder."""
     parts = {"Optimization": _export, "Serving": _serving, "Training": _training}
-    lines = ["# modelkiln beside its peers"]
+    page, missing = [HEAD], list[str]()
     for title, tell in parts.items():
         try:
-            told = tell(reports)
+            said, figures = tell(reports)
         except KilnError as error:
-            told = [str(error)]
-        lines += ["", f"## {title}", "", *(f"- {line}" for line in told)]
-    catalog.write_atomic(reports / "peers.md", "\n".join(lines) + "\n")
-    console.out.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+            missing.append(str(error))
+            said, figures = [str(error)], []
+        bullets = "\n".join(f"- {line}" for line in said)
+        page += [f"## {title}\n\n{bullets}\n", *(f"{block}\n" for block in figures)]
+        console.out.print(f"{title}\n{bullets}\n", highlight=False, markup=False, soft_wrap=True)
+    text = "\n".join(page)
+    catalog.write_atomic(reports / "peers.md", text)
+    if publish and missing:
+        raise KilnError(f"not published: {'; '.join(missing)}")
+    if publish:
+        catalog.write_atomic(PAGE, text)
 
 
-def _export(reports: Path) -> list[str]:
+def _export(reports: Path) -> tuple[list[str], list[str]]:
     """For each model: our int8 against what Olive and NNCF made of the same float model, and the best of ours."""
     found = _read(reports / "peers-export.json", "make peers-export")
     try:
         rows = [exported.Contender(folder="", file="", **row) for row in found["rows"]]
-    except (KeyError, TypeError) as error:
+        how = (
+            f"Every peer quantizes our fp32 ONNX by its defaults with the same calibration images; {found['threads']} "
+            f"threads, {found['machine']['cpu']}, load average {found['load_before'][0]:g} before and "
+            f"{found['load_after'][0]:g} after; commit `{found['commit']}`, {found['created']}."
+        )
+    except (KeyError, TypeError, IndexError) as error:
         raise KilnError(f"{reports / 'peers-export.json'} is of another version; run: make peers-export") from error
     models = list(dict.fromkeys(row.model for row in rows))
     told = [line for model in models for line in exported.verdicts([row for row in rows if row.model == model])]
-    return [f"measured {found.get('created')}", *told]
+    return told, [how, "\n".join(exported.markdown(rows))]
 
 
-def _serving(reports: Path) -> list[str]:
+def _serving(reports: Path) -> tuple[list[str], list[str]]:
     """A verdict for each peer."""
     told, rows = serving.read(reports / "peers-serving.json")
-    return [f"{told['model']}/{told['version']}, measured {told['created']}", *standings.verdicts(rows)]
+    return standings.verdicts(rows), standings.sections(told, rows, "###")
 
 
-def _training(reports: Path) -> list[str]:
+def _training(reports: Path) -> tuple[list[str], list[str]]:
     """How fast the loop is beside a bare `model.fit`, for each network."""
     found = _read(reports / "training-speed.json", "make peers")
-    told = []
-    for model, row in found.items():
-        if isinstance(row, dict):
-            ratio = statistics.median(row["ratios"])
-            lose = "we lose: " if ratio < 1 else ""
-            rates = f"{row['ours']:,.0f} images/s against {row['bare']:,.0f} of a bare fit"
-            spread = f"{min(row['ratios']):.3f} to {max(row['ratios']):.3f} over {len(row['ratios'])} rounds"
-            told.append(f"{model}: {lose}{rates} ({ratio:.3f} times, {spread})")
-    return told
+    rows = {model: row for model, row in found.items() if isinstance(row, dict)}
+    try:
+        how = (
+            "The same network, recipe and arrays in one process, in turns: our loop, and a bare `model.fit`. "
+            f"{found['cpu']}, load average {found['load_before']:g} before; commit `{found['commit']}`, "
+            f"{found['created']}."
+        )
+        return [_trained(model, row) for model, row in rows.items()], [how]
+    except (KeyError, TypeError) as error:
+        raise KilnError(f"{reports / 'training-speed.json'} is of another version; run: make peers") from error
+
+
+def _trained(model: str, row: dict[str, Any]) -> str:
+    ratio = statistics.median(row["ratios"])
+    lose = "we lose: " if ratio < 1 else ""
+    rates = f"{row['ours']:,.0f} images/s against {row['bare']:,.0f} of a bare fit"
+    spread = f"{min(row['ratios']):.3f} to {max(row['ratios']):.3f} over {len(row['ratios'])} rounds"
+    return f"{model}: {lose}{rates} ({ratio:.3f} times, {spread})"
 
 
 def _read(path: Path, command: str) -> dict[str, Any]:

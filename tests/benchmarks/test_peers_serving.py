@@ -235,17 +235,24 @@ def test_what_peers_share_needs_only_what_their_environments_have() -> None:
 
 
 def test_the_summary_tells_each_part_or_how_to_run_it(tmp_path: Path) -> None:
-    speed = {"start_up_s": 3.0, "lenet": {"ours": 900.0, "bare": 1000.0, "ratios": [0.9, 0.91, 0.89]}}
+    about = {"created": "2026-01-01", "commit": "abc"}
+    lenet = {"ours": 900.0, "bare": 1000.0, "ratios": [0.9, 0.91, 0.89]}
+    speed = {**about, "cpu": "a processor", "load_before": 0.1, "lenet": lenet}
     (tmp_path / "training-speed.json").write_text(json.dumps(speed))
+    export = {**about, "machine": {"cpu": "a processor"}, "load_before": [0.1], "load_after": [0.2], "threads": 2}
     figures = {"p50_ms": 0.05, "images_per_s": 20_000.0, "size_bytes": 80_000}
     rows: list[dict[str, Any]] = [
         {"model": "lenet", "name": "onnx-int8", "ours": True, "format": "onnx", **figures, "top1": 74.6},
         {"model": "lenet", "name": "olive", "ours": False, "format": "onnx", **figures, "top1": 74.8},
         {"model": "lenet", "name": "nncf-onnx", "ours": False, "format": "onnx", "reason": "it fell over"},
     ]
-    (tmp_path / "peers-export.json").write_text(json.dumps({"threads": 2, "rows": rows}))
+    (tmp_path / "peers-export.json").write_text(json.dumps({**export, "rows": rows}))
     summary.summarize(tmp_path)
     text = (tmp_path / "peers.md").read_text()
+    assert "| lenet | **onnx-int8** | 74.60 | 0.050 | 20,000 | 80 |" in text
+    assert "| lenet | nncf-onnx | failed |" in text and "2 threads, a processor, load average 0.1 before" in text
+    with pytest.raises(KilnError, match=r"not published: .*peers-serving\.json cannot be read"):
+        summary.summarize(tmp_path, publish=True)
     assert "lenet: olive 74.80%, 0.0500 ms, 20,000 images/s; our onnx-int8 74.60%" in text
     assert "images/s: we lose in accuracy\n" in text and "lenet: nncf-onnx: no figures, because it fell over" in text
     assert "peers-serving.json cannot be read" in text and "run: make peers-serving" in text
