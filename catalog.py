@@ -503,16 +503,17 @@ def commit() -> str:
         return "unknown"
 
 
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, set[str]]:
+@functools.cache
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, frozenset[str]]:
     """The processor's name and, where the system tells them, its flags."""
-    name, flags = platform.processor() or platform.machine(), set[str]()
+    name, flags = platform.processor() or platform.machine(), frozenset[str]()
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 name = " ".join(value.split())
             elif key.strip() in ("flags", "Features"):
-                flags = set(value.split())
+                flags = frozenset(value.split())
                 break
     return name, flags
 

@@ -53,13 +53,14 @@ def run(
     }
     asked = {key: value for key, value in given.items() if value is not None}
     settings = dataclasses.replace(results.Settings.quick() if quick else results.Settings(), **asked)
+    todo = candidates(shelf, names)
+    load = planning.load(shelf, todo, settings, threads, fresh)
     if not quick:
-        load = planning.load(shelf, candidates(shelf, names), settings, threads)
         settings = dataclasses.replace(planning.fitting(settings, load), **asked)
     drawn = secrets.randbelow(2**31) if seed is None else seed
     kept = None if fresh else out / "predictions"
     measuring = Run(shelf, threads, settings, drawn, data.load, quick, kept)
-    found = progress.measured(measuring, names)
+    found = progress.measured(measuring, todo, planning.seconds(settings, load))
     if settings.http_requests and found.details:
         found = progress.over_http(found, shelf)
     found.write(out / results.FILE)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import console
-from benchmarks.measuring import planning, tax
-from benchmarks.measuring.candidates import candidates
+from benchmarks.measuring import tax
+from benchmarks.measuring.candidates import Candidate
 from benchmarks.measuring.measure import Run
 from benchmarks.results import Results
 from catalog import Store
 
 
-def measured(run: Run, names: list[str]) -> Results:
-    """What `run` finds out about the models; first the time it may take is told."""
-    found = candidates(run.store, names)
-    seconds = planning.seconds(run.settings, planning.load(run.store, found, run.settings, run.threads))
+def measured(run: Run, found: list[Candidate], seconds: float) -> Results:
+    """What `run` finds out about the candidates; first the seconds it may take are told, in minutes."""
     with console.progress() as bar:
         bar.console.print(f"about {max(1, round(seconds / 60))} min", highlight=False)
         task, told = bar.add_task("measuring", total=len(found) * run.settings.passes), set[str]()
@@ -27,7 +25,7 @@ def measured(run: Run, names: list[str]) -> Results:
                 told.add(name)
                 bar.console.print(f"{name}: {reason}", style="yellow", markup=False, highlight=False)
 
-        return run.measure(names, begun, done)
+        return run.measure(found, begun, done)
 
 
 def over_http(found: Results, store: Store) -> Results:

@@ -19,6 +19,8 @@ import typer
 import console
 from benchmarks import machine, progress, results
 from benchmarks.judging import speed
+from benchmarks.measuring import planning
+from benchmarks.measuring.candidates import candidates
 from benchmarks.measuring.measure import Run
 from benchmarks.results import Results
 from catalog import KilnError, Store
@@ -81,7 +83,9 @@ def repeated(
 
     lean = dataclasses.replace(settings, server_seconds=0.0, robust_images=0, peak_seconds=0.0, http_requests=0)
     orders = [secrets.randbelow(2**31) for _ in range(runs)]
-    return [progress.measured(Run(store, threads, lean, seed, data.load, kept=kept), models) for seed in orders]
+    found = candidates(store, models)
+    seconds = planning.seconds(lean, planning.load(store, found, lean, threads))
+    return [progress.measured(Run(store, threads, lean, seed, data.load, kept=kept), found, seconds) for seed in orders]
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,6 @@ def _save(keras: Any, model: Any, path: Path) -> Any:
 
 def device(keras: Any) -> str:
     """What the run ran on: processor and cores, and the accelerator where there is one."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = f"{names[0]}, {len(names)} cores" if names else model
+    processor = f"{catalog.processor()[0]}, {os.cpu_count()} cores"
     accelerators = [d for d in keras.distribution.list_devices() if not d.lower().startswith("cpu")]
-    return ", ".join([model, *accelerators])
+    return ", ".join([processor, *accelerators])

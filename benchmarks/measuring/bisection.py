@@ -37,15 +37,18 @@ class Search:
     rule: Rule
     capacity: float
     limit_ms: float
-    trials: list[Trial] = field(default_factory=list)
-    low: float = 0.0  # the highest rate that was held, 0 for none
-    _held: list[Trial] = field(default_factory=list)  # of the trials at `low`, those that held it
-    _steps: int = 0
+    trials: list[Trial] = field(init=False, default_factory=list)
+    low: float = field(init=False, default=0.0)  # the highest rate that was held, 0 for none
+    rate: float = field(init=False)
+    _high: float = field(init=False)  # the lowest rate that was not held, or the highest of all
+    _held: list[Trial] = field(init=False, default_factory=list)  # of the trials at `low`, those that held it
+    _good: list[Trial] = field(init=False, default_factory=list)  # of the trials at `rate`, those that hold it
+    _bad: int = field(init=False, default=0)
+    _steps: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         """The highest rate comes first."""
         self.rate = self._high = HEADROOM * self.capacity
-        self._good, self._bad = list[Trial](), 0
 
     @property
     def done(self) -> bool:

@@ -22,7 +22,7 @@ import psutil
 from benchmarks import machine
 from benchmarks.judging import pairs
 from benchmarks.measuring import predictions, process, roofline, work
-from benchmarks.measuring.candidates import Candidate, candidates, packages
+from benchmarks.measuring.candidates import Candidate, packages
 from benchmarks.measuring.job import ANSWERED, Job, Part
 from benchmarks.measuring.predictions import Predictions
 from benchmarks.measuring.splits import Splits
@@ -73,14 +73,13 @@ class Run:
     kept: Path | None = None
     benches: list[dict[str, Any]] = field(default_factory=list)  # filled by `measure`, as pytest-benchmark has them
 
-    def measure(self, models: list[str], begun: Begun = _ignore, done: Done = _ignore) -> Results:
-        """Measures all variants in every pass's random order, those of a model side by side and in turns.
+    def measure(self, todo: list[Candidate], begun: Begun = _ignore, done: Done = _ignore) -> Results:
+        """Measures candidates of the store in every pass's random order, those of a model side by side and in turns.
 
         `begun` is told the name of a model whose variants start to take turns, `done` when one has ended with its name
         and, where it cannot be measured, the reason.
         """
         created, start, watch = now(), time.perf_counter(), machine.Watch()
-        todo = candidates(self.store, models)
         orders = self._orders(todo)
         environment = process.thread_environment(self.threads)
         with tempfile.TemporaryDirectory(prefix="modelkiln-benchmark-") as scratch:

@@ -36,20 +36,20 @@ class Load:
     answers_s: float = 0.0
 
 
-def load(store: Store, found: list[Candidate], settings: Settings, threads: int) -> Load:
-    """What measuring the candidates of a store comes to."""
+def load(store: Store, found: list[Candidate], settings: Settings, threads: int, fresh: bool = False) -> Load:
+    """What measuring the candidates of a store comes to; with `fresh`, kept answers count for nothing."""
     ready = [candidate for candidate in found if not candidate.reason]
     slow = sum(packages(candidate.variant.format)[:1] in (("keras",), ("tensorflow",)) for candidate in ready)
-    asking = sum(_answers_s(store, candidate, settings, threads) for candidate in ready)
+    asking = sum(_answers_s(store, candidate, settings, threads, fresh) for candidate in ready)
     return Load(len(ready), slow, asking)
 
 
-def _answers_s(store: Store, candidate: Candidate, settings: Settings, threads: int) -> float:
+def _answers_s(store: Store, candidate: Candidate, settings: Settings, threads: int, fresh: bool) -> float:
     card, macs = candidate.card, store.card(candidate.variant.model).macs
     if card is None:
         return 0.0
     images = robust_images(settings.robust_images, macs) * len(CORRUPTIONS) * len(SEVERITIES)
-    if answers.kept(store, card, packages(card.variant.format), threads) is None:
+    if fresh or answers.kept(store, card, packages(card.variant.format), threads) is None:
         images += card.dataset.test_images
     gain = INT8_GAIN if card.variant.precision == "int8" else 1.0
     return max(ANSWERS_S, images * macs / MACS_PER_S / gain)

@@ -22,8 +22,8 @@ import pytest
 
 import catalog
 from benchmarks import machine
-from benchmarks.measuring import measure, process, roofline, tax
-from benchmarks.measuring.candidates import Candidate
+from benchmarks.measuring import measure, planning, process, roofline, tax
+from benchmarks.measuring.candidates import Candidate, candidates
 from benchmarks.measuring.job import Job
 from benchmarks.measuring.measure import Run
 from benchmarks.measuring.turns import Turns
@@ -154,7 +154,9 @@ def test_answers_are_taken_from_an_earlier_run(
     settings = dataclasses.replace(Settings.quick(), peak_seconds=0.1, server_seconds=0.0, passes=2, **lean)
     peaks = iter(Roofline(rate, 1.0, {}, {"fp32": "a"}, 1.0) for rate in (5.0, 7.0, 6.0))
     monkeypatch.setattr(roofline, "measured", lambda *_: next(peaks))
-    again = Run(tiny_store, 1, settings, 1, lambda name, root: digits, kept=kept).measure(["tiny"])
+    again = Run(tiny_store, 1, settings, 1, lambda name, root: digits, kept=kept).measure(
+        candidates(tiny_store, ["tiny"])
+    )
     before = read(run_folder[0] / "results.json")
     for version in MEASURED:
         now, then = again.details[f"tiny/{version}"], before.details[f"tiny/{version}"]
@@ -167,7 +169,7 @@ def test_answers_are_taken_from_an_earlier_run(
 
 
 def test_answers_are_taken_from_the_export_and_only_the_corrupted_images_asked_for(
-    run_folder: Ran, tiny_store: Store, digits: Any, tmp_path: Path
+    run_folder: Ran, tiny_store: Store, digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path / "store")
     variant = Variant("tiny", "onnx")
@@ -183,12 +185,16 @@ def test_answers_are_taken_from_the_export_and_only_the_corrupted_images_asked_f
     assert answers.kept(store, card, packages, 2) is None
     lean = dataclasses.replace(Settings.quick(), peak_seconds=0.0, server_seconds=0.0, single_seconds=0.05)
     run = Run(store, 1, lean, 1, lambda name, root: digits, kept=tmp_path / "kept")
-    found = run.measure(["tiny"])
+    todo = candidates(store, ["tiny"])
+    monkeypatch.setattr(planning, "MACS_PER_S", 1.0)
+    reckoned = [planning.load(store, todo, lean, 1, fresh).answers_s for fresh in (False, True)]
+    assert reckoned[1] - reckoned[0] == len(digits.x_test) * store.card("tiny").macs
+    found = run.measure(todo)
     row, detail = found.rows[0], found.details["tiny/onnx-fp32"]
     assert row.accuracy is not None and row.accuracy.correct == int((digits.y_test == 9).sum())
     before = read(run_folder[0] / "results.json").details["tiny/onnx-fp32"]
     assert detail.reused and detail.robust_top1 == before.robust_top1
-    fresh = dataclasses.replace(run, kept=None).measure(["tiny"])
+    fresh = dataclasses.replace(run, kept=None).measure(todo)
     assert fresh.rows[0].accuracy and fresh.rows[0].accuracy.top1 > 80 and not fresh.details["tiny/onnx-fp32"].reused
 
 
@@ -335,9 +341,8 @@ def test_a_service_that_does_not_start_leaves_its_reason(
 
 
 def run_over(store: Store, loader: Any, **settings: Any) -> Results:
-    return Run(store, 1, dataclasses.replace(Settings.quick(), peak_seconds=0.0, **settings), 0, loader).measure(
-        ["tiny"]
-    )
+    run = Run(store, 1, dataclasses.replace(Settings.quick(), peak_seconds=0.0, **settings), 0, loader)
+    return run.measure(candidates(store, ["tiny"]))
 
 
 def test_a_process_that_takes_too_long_is_stopped(tiny_store: Store, digits: Any) -> None:
