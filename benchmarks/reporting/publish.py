@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 from pathlib import Path
 
@@ -86,16 +87,24 @@ def _shipped(groups: list[compare.Group]) -> str:
     """Which of the variants a fresh clone can serve at once, and how it comes to the others; "" where that is none."""
     zoo = Store(ROOT / "zoo")
     held = {model: [card.variant.version for card in zoo.variants(model)] for group in groups for model in group.models}
-    versions = sorted({version for of_model in held.values() for version in of_model})
-    if not versions:
+    if not any(held.values()):
         return ""
     example = next(model for model, of_model in held.items() if of_model)
     dataset = next(group.dataset for group in groups if example in group.models)
     return (
-        f"**A fresh clone serves only {' and '.join(versions)}** of these models, from `zoo/`; the others are made "
+        f"**A fresh clone serves only {served(held)}, from `zoo/`; the others are made "
         f"from a trained model: `python -m training {example} --dataset {dataset} --recipe cpu`, then "
         f"`python -m export {example}` (`--formats litert` for one format)."
     )
+
+
+def served(held: dict[str, list[str]]) -> str:
+    """Names the versions of the models, those that most of them have first, to go behind a "**"."""
+    kinds = collections.Counter(tuple(sorted(versions)) for versions in held.values() if versions)
+    usual = kinds.most_common(1)[0][0]
+    others = {model: sorted(versions) for model, versions in held.items() if tuple(sorted(versions)) != usual}
+    told = [f"of {model} only {' and '.join(has)}" if has else f"of {model} none" for model, has in others.items()]
+    return ", ".join([f"{' and '.join(usual)}** of these models", *told])
 
 
 def _worth_a_row(group: compare.Group, model: str) -> list[compare.Line]:

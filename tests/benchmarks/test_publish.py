@@ -43,6 +43,14 @@ def test_what_a_clone_serves_and_what_the_words_mean_stand_with_the_table():
         assert "- **mobilenetv2**: Take onnx-int8: " in text.partition("| model |")[0]
 
 
+def test_models_of_which_a_clone_serves_less_are_named():
+    both = ["onnx-int8", "onnx-fp32"]
+    assert publish.served({"a": both, "b": both}) == "onnx-fp32 and onnx-int8** of these models"
+    assert publish.served({"c": ["onnx-int8"], "a": both, "d": [], "b": both}) == (
+        "onnx-fp32 and onnx-int8** of these models, of c only onnx-int8, of d none"
+    )
+
+
 def test_a_row_that_another_of_its_model_beats_in_everything_is_left_out_of_the_readme():
     found = results.read(GOLDEN)
     shown = publish.section(found)
