@@ -34,7 +34,7 @@ from benchmarks.results import Settings
 
 Images = NDArray[np.uint8]
 AGREE = 0.05  # of windows of the warm-up, and the gain below which a larger batch is not worth trying
-LONGEST = 3.0  # seconds that one batch may take and the next size still be tried
+LONGEST = 1.0  # seconds that one batch may take and the next size still be tried
 
 
 @dataclass

@@ -23,11 +23,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Rule:
-    """`held` trials of at most `tries` hold a rate; `steps` find it to `HEADROOM / 2**steps` of the capacity."""
+    """`held` trials of at most `tries` hold a rate; `steps` find it to `HEADROOM / 2**steps` of the capacity.
+
+    Below `least`, in images/s, only the first rate is tried: trials get long there, for a rate of no use.
+    """
 
     held: int
     tries: int
     steps: int
+    least: float = 0.0
 
 
 @dataclass
@@ -53,7 +57,9 @@ class Search:
     @property
     def done(self) -> bool:
         """Whether `low` is the answer."""
-        return self._steps > self.rule.steps or self.low == self._high
+        if not self._steps:
+            return False
+        return self._steps > self.rule.steps or self.low == self._high or self.rate < self.rule.least
 
     def saw(self, trial: Trial, whole: bool = True) -> None:
         """Takes what came of `rate`, and chooses the one after it; `whole` is not so where an answer went missing."""

@@ -63,14 +63,21 @@ def test_pauses_of_the_machine_do_not_decide_what_a_variant_holds(monkeypatch: p
 def test_a_rate_that_is_not_held_is_tried_again_and_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(0, float("inf"))
     monkeypatch.setattr(server, "time", machine)
-    hopeless = server.search(machine.run, 40.0, 8, 0.5, 0.4)
+    hopeless = server.search(machine.run, 800.0, 8, 0.5, 0.4)
     assert (hopeless.rate, hopeless.p99_ms) == (0.0, None)
-    assert [rate for rate, _ in hopeless.trials[:2]] == [38.0] * 2  # a third could not save it
+    assert [rate for rate, _ in hopeless.trials[:2]] == [760.0] * 2  # a third could not save it
     assert len(hopeless.trials) == 2 * (1 + server.RULE.steps) and all(p99 > 0.5 for _, p99 in hopeless.trials)
-    assert machine.now < 60  # the hundred arrivals of the lowest rate alone would take 80 s, each time
+    assert machine.now < 10
 
 
-def search_over(monkeypatch: pytest.MonkeyPatch, p99s: dict[float, list[float]]) -> Server:
+def test_rates_so_low_that_trials_would_take_long_are_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = search_over(monkeypatch, {}, capacity=100.0)
+    assert [rate for rate, _ in slow.trials] == [95.0] * 2 + [47.5] * 2 + [23.8] * 2 and slow.rate == 0
+    slowest = search_over(monkeypatch, {9.5: [3.0, 4.0]}, capacity=10.0)  # its first is tried all the same
+    assert (slowest.rate, slowest.p99_ms) == (9.5, 4.0)
+
+
+def search_over(monkeypatch: pytest.MonkeyPatch, p99s: dict[float, list[float]], capacity: float = 1000.0) -> Server:
     """A search whose trials find, rate by rate, these p99 in ms; other rates find one far above the limit."""
     left = {rate: iter(values) for rate, values in p99s.items()}
 
@@ -78,7 +85,7 @@ def search_over(monkeypatch: pytest.MonkeyPatch, p99s: dict[float, list[float]])
         return Trial(rate, next(left.get(rate, iter([])), 99.0), 2.0)
 
     monkeypatch.setattr(server, "trial", trial)
-    return server.search(lambda first, size: None, 1000.0, 8, LIMIT_MS, 0.4)
+    return server.search(lambda first, size: None, capacity, 8, LIMIT_MS, 0.4)
 
 
 def test_one_lucky_trial_of_three_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
