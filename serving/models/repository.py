@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -167,8 +168,11 @@ def fitting_threads(settings: Settings, groups: Path = Path("/sys/fs/cgroup")) -
     These are the cores that it may run on, or fewer where a container's processor time is limited: threads beyond that
     would only be stopped for the rest of each period.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(settings.threads, max(1, int(min(cores, _quota(groups)) / settings.workers)))
+    return min(settings.threads, max(1, int(min(_cores(), _quota(groups)) / settings.workers)))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _quota(groups: Path) -> float:
@@ -194,8 +198,8 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-def open_variant(store: Store, candidate: Candidate, settings: Settings) -> Served:
-    """Verifies a variant's files against its card, loads it and tries it on one black image.
+def _opened(store: Store, settings: Settings, candidate: Candidate) -> Predict:
+    """Verifies a variant's files against its card, and loads it.
 
     Raises:
         KilnError: A file is missing, altered or unknown, or what it holds breaks the tensor contract; names the file.
@@ -207,8 +211,18 @@ def open_variant(store: Store, candidate: Candidate, settings: Settings) -> Serv
         raise KilnError(f"{path} is not among the files its card vouches for. Export it again with --force")
     form = catalog.plugin("export.formats", card.variant.format)
     device = {"provider": settings.provider} if hasattr(form, "PROVIDERS") else {}
-    predict: Predict = form.load(path, fitting_threads(settings), spinning=False, **device)
-    info = card.dataset
+    loaded: Predict = form.load(path, fitting_threads(settings), spinning=False, **device)
+    return loaded
+
+
+def _tried(candidate: Candidate, predict: Predict, settings: Settings) -> Served:
+    """The variant, once it has answered for a black image and its time for one is known.
+
+    Raises:
+        KilnError: It fails, or its answer is none; names the file.
+    """
+    card, info = candidate.card, candidate.card.dataset
+    path = candidate.folder / card.file
     image = np.zeros((1, info.height, info.width, 3), np.uint8)
     times = []
     for _ in range(_WARM_RUNS):
@@ -232,21 +246,23 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def load_model(store: Store, name: str, settings: Settings, before: Model | None = None) -> Model | None:
+def load_model(
+    store: Store, name: str, settings: Settings, before: Model | None = None, abreast: int = 1
+) -> Model | None:
     """A model with all variants that are offered, or None if none is; unchanged ones are taken over from `before`.
+
+    So many files are verified and loaded `abreast`; the variants are tried one after the other, since that is timed.
 
     Raises:
         KilnError: A file, a card or the policy is wrong; one sentence that names it.
     """
     card, found = candidates_of(store, name)
     kept = {served.card.variant.version: served for served in before.variants.values()} if before else {}
-    variants: dict[str, Served] = {}
-    for candidate in found:
-        version = candidate.card.variant.version
-        if candidate.skipped:
-            continue
-        same = version in kept and kept[version].card == candidate.card
-        variants[version] = kept[version] if same else open_variant(store, candidate, settings)
+    offered = {c.card.variant.version: c for c in found if not c.skipped}
+    fresh = {v: c for v, c in offered.items() if v not in kept or kept[v].card != c.card}
+    with ThreadPoolExecutor(abreast, thread_name_prefix="load") as pool:
+        opened = dict(zip(fresh, pool.map(functools.partial(_opened, store, settings), fresh.values()), strict=True))
+    variants = {v: _tried(c, opened[v], settings) if v in fresh else kept[v] for v, c in offered.items()}
     if not variants:
         return None
     chosen = choice.choose(card, [s.card for s in variants.values()], store.policy(name), settings.results)
@@ -269,7 +285,7 @@ def load(settings: Settings) -> Repository:
     searched, models, left_out = stores(settings), {}, []
     for name, store in owners(searched).items():
         left_out += stale(store, name)
-        if model := load_model(store, name, settings):
+        if model := load_model(store, name, settings, abreast=_cores()):
             models[name] = model
             left_out += model.choice.warnings
     if not models:
