@@ -37,6 +37,8 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parent
 CARD = "card.json"
 POLICY = "policy.json"
+# ONNX Runtime, from 1.29 on, tells its maker what it runs, unless this is set before it is imported. Nothing here may.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 

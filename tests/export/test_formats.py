@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,25 @@ def test_loading_imports_no_training_framework(store: Store, variant: Variant) -
     command = [sys.executable, "-c", code, str(file_of(store, variant))]
     done = subprocess.run(command, cwd=catalog.ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_onnx_runtime_is_imported_without_its_telemetry(store: Store, tmp_path: Path) -> None:
+    path = str(file_of(store, Variant("tiny", "onnx")))
+    code = {
+        "ours": "from catalog import plugin; plugin('export.formats', 'onnx').load(__import__('pathlib').Path({}), 1)",
+        "plain": "import onnxruntime; onnxruntime.InferenceSession({})",
+    }
+    left = {}
+    for name, line in code.items():
+        home = tmp_path / name
+        home.mkdir()
+        quiet = ("ORT_", "CI", "GITHUB_", "XDG_")  # it keeps quiet by itself where it believes itself tested
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(quiet)}
+        command = [sys.executable, "-c", line.format(repr(path))]
+        subprocess.run(command, cwd=catalog.ROOT, env={**kept, "HOME": str(home)}, check=True, timeout=60)
+        left[name] = [file.name for file in home.rglob("*") if "onnxruntime" in str(file)]
+    assert left["plain"]  # an identifier of the machine, and what is to be sent
+    assert not left["ours"]
 
 
 def test_openvino_is_imported_without_its_telemetry() -> None:
