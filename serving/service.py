@@ -80,7 +80,7 @@ class KilnService(bentoml.Service[Any]):  # type: ignore[misc]
     def to_asgi(self, is_main: bool = True) -> Any:
         """Loads the repository and builds a worker's application."""
         logs.take_over()
-        lifecycle, series = Lifecycle(_SETTINGS, control.ending), Series()
+        lifecycle, series = Lifecycle(_SETTINGS, control.ending, control.abandoned), Series()
         metrics = Metrics(series)
         try:
             library = Library(_SETTINGS, Control(), PrometheusCounts(series), metrics)

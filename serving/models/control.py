@@ -26,7 +26,8 @@ import catalog
 from catalog import CARD, POLICY, KilnError, Store
 from serving.models.repository import candidates_of
 
-VARIABLE = "MODELKILN_RUN_FOLDER"  # set by the parent for its workers, not by people
+VARIABLE = "MODELKILN_RUN_FOLDER"  # set by the parent for its workers, not by people …
+PARENT = "MODELKILN_PARENT"  # … and so is this, its process id
 KEPT = 3  # copies of a model
 _PREFIX, _ALIVE, _ENDING = "modelkiln-service-", "alive", "ending"
 _alive: TextIO | None = None  # open and locked while this process is a service's parent
@@ -85,6 +86,7 @@ class Agreement:
 def begin() -> None:
     """Makes a folder for the workers that this process will start, nobody else's, and removes it at the end."""
     global _alive
+    os.environ[PARENT] = str(os.getpid())
     try:
         _remove_leftovers(Path(tempfile.gettempdir()))
         folder = tempfile.mkdtemp(prefix=_PREFIX)
@@ -106,6 +108,12 @@ def end() -> None:
 def ending() -> bool:
     """Whether the whole service ends; False where there is no folder to tell it in."""
     return VARIABLE in os.environ and Path(os.environ[VARIABLE], _ENDING).exists()
+
+
+def abandoned() -> bool:
+    """Whether this process is a worker whose parent has ended, be it by SIGKILL."""
+    parent = os.environ.get(PARENT)
+    return parent is not None and int(parent) not in (os.getppid(), os.getpid())
 
 
 def _remove_leftovers(temporary: Path) -> None:

@@ -37,9 +37,17 @@ logger = logging.getLogger(LOGGER)
 class Lifecycle:
     """The state of one worker process: starting, ready, draining."""
 
-    def __init__(self, settings: Settings, all_end: Callable[[], bool] = lambda: False) -> None:
-        """Takes the settings, and what tells the end of the whole service from that of one worker."""
-        self._settings, self._all_end = settings, all_end
+    def __init__(
+        self,
+        settings: Settings,
+        all_end: Callable[[], bool] = lambda: False,
+        abandoned: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Takes the settings, what tells the end of the whole service from that of one worker, and that of the parent.
+
+        A worker whose parent is gone ends as by SIGTERM: nobody would replace it, and it would keep the port.
+        """
+        self._settings, self._all_end, self._abandoned = settings, all_end, abandoned
         self._server: Any = None  # uvicorn's
         self._uvicorn_exit: Any = None
         self._draining = False
@@ -77,7 +85,7 @@ class Lifecycle:
         """Takes no more connections; those that queue up are answered, here or by the workers that stay."""
         assert self._loop is not None
         deadline = self._loop.time() + _LAST_S
-        if not self._all_end():
+        if not (self._all_end() or self._abandoned()):
             for server in self._server.servers:
                 server.close()
             self._end(number, deadline)
@@ -109,7 +117,13 @@ class Lifecycle:
             self._uvicorn_exit(number, None)
 
     def _sweep(self, seen: dict[Any, float]) -> None:
-        """Closes connections whose request line and headers do not arrive: uvicorn waits for those without limit."""
+        """Closes connections whose request line and headers do not arrive: uvicorn waits for those without limit.
+
+        Every time it also asks whether the parent is still there.
+        """
+        if not self._draining and self._abandoned():
+            logger.error("the service's parent process is gone; worker %d ends", os.getpid())
+            os.kill(os.getpid(), signal.SIGTERM)
         now, waiting = time.monotonic(), {}
         for connection in list(self._server.server_state.connections):
             cycle = getattr(connection, "cycle", None)

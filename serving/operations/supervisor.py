@@ -3,7 +3,8 @@
 BentoML's supervisor (circus) looks every ten seconds, replaces a worker that cannot live for ever, and in a container
 not at all. Here a death wakes it: the worker is replaced at once, unless too many have died within a minute; then the
 service ends, says why, and its exit status is 1. Before the workers of a service that ends are told so, `on_end` is
-called, so that they need not take it for the end of one of them.
+called, so that they need not take it for the end of one of them. Whoever asks the service to end is heard: circus
+forgets a SIGTERM that comes while it replaces a worker, so here it is told again until it obeys.
 
 circus keeps its arbiter to itself; the handler that it has installed for SIGTERM leads there.
 """
@@ -25,6 +26,7 @@ from serving.operations.logs import LOGGER
 
 _WINDOW_S = 60.0
 _AGAIN_S = 0.1
+_PATIENCE_S = 5.0  # with what circus does when it is to end
 
 logger = logging.getLogger(LOGGER)
 
@@ -47,8 +49,12 @@ class Supervisor:
 
     def _hook(self) -> None:
         controller = _controller()
-        for watcher in controller.arbiter.iter_watchers() if controller is not None else ():
+        if controller is None:
+            return
+        for watcher in controller.arbiter.iter_watchers():
             watcher.hooks["before_stop"] = self._stops
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, Asked(controller, signal.getsignal(number)))
 
     def _stops(self, arbiter: Any, **_: object) -> None:
         if arbiter._stopping:  # else the workers are restarted
@@ -99,8 +105,34 @@ class Supervisor:
         controller.dispatch((None, make_json("quit")))
 
 
+class Asked:
+    """A handler of a signal that asks the service to end: circus's own, and then it is seen to that it was heard."""
+
+    def __init__(self, controller: Any, handler: Any) -> None:
+        self.controller, self._handler, self._since = controller, handler, 0.0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Has circus end the service, as soon as it can."""
+        self._since = time.monotonic()
+        self._handler(number, frame)
+        self.controller.loop.add_callback_from_signal(self._insist)
+
+    def _insist(self) -> None:
+        from circus.client import make_json
+
+        arbiter = self.controller.arbiter
+        if arbiter._stopping:
+            return
+        if time.monotonic() - self._since > _PATIENCE_S:
+            logger.warning("circus was still busy %g s after it was to end: it ends now", _PATIENCE_S)
+            arbiter._exclusive_running_command = None
+        self.controller.dispatch((None, make_json("quit")))
+        self.controller.loop.call_later(_AGAIN_S, self._insist)
+
+
 def _controller() -> Any:
-    owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    handler = signal.getsignal(signal.SIGTERM)
+    owner = handler if isinstance(handler, Asked) else getattr(handler, "__self__", None)
     return getattr(owner, "controller", None)
 
 

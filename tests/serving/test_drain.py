@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
+from serving.operations import supervisor
 from tests.serving import processes, stores
 from tests.serving.pictures import plain
 from tests.serving.processes import Running
@@ -118,6 +119,72 @@ def test_27_and_29_a_worker_is_killed_and_the_end_under_load(slow_store: Path, t
             assert running.process.wait(15) == 0
         assert set(load.seen) <= {"200", "refused"}, load.seen  # every request that was taken was answered
     assert "Traceback" not in running.log.read_text()
+
+
+def test_29_the_end_is_not_forgotten_while_a_worker_is_replaced(slow_store: Path, tmp_path: Path) -> None:
+    settings = {"MODELKILN_STORE": str(slow_store), "MODELKILN_WORKERS": "2"}
+    with processes.serving(tmp_path, settings=settings) as running:
+        wait_for(lambda: len(events(running, "is ready")) == 2, 60)
+        first, second = workers(running)
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: events(running, f"worker {first} died"), 3)
+        running.process.send_signal(signal.SIGTERM)  # circus is at it just now, and would refuse
+        assert running.process.wait(15) == 0
+        assert not psutil.pid_exists(second)
+
+
+class Busy:
+    """A circus that refuses to end while a command of its own runs, on a loop without time."""
+
+    def __init__(self, refusals: float) -> None:
+        self.refusals, self.arbiter, self.loop = refusals, self, self
+        self.later = list[Callable[[], None]]()
+        self._stopping, self._exclusive_running_command = False, "manage_watchers"
+
+    def dispatch(self, job: tuple[None, bytes]) -> None:
+        self.refusals -= 1
+        if self.refusals < 0 or self._exclusive_running_command is None:
+            self._stopping = b'"quit"' in job[1]
+
+    def add_callback_from_signal(self, callback: Callable[[], None]) -> None:
+        self.later.append(callback)
+
+    def call_later(self, _: float, callback: Callable[[], None]) -> None:
+        self.later.append(callback)
+
+
+@pytest.mark.parametrize(("refusals", "patience_s"), [(0, 60.0), (3, 60.0), (float("inf"), 0.05)])
+def test_29_circus_is_told_to_end_until_it_does(
+    monkeypatch: pytest.MonkeyPatch, refusals: float, patience_s: float
+) -> None:
+    monkeypatch.setattr(supervisor, "_PATIENCE_S", patience_s)
+    busy = Busy(refusals)
+    asked = supervisor.Asked(busy, lambda *_: busy.dispatch((None, b'{"command": "quit"}')))
+    asked(signal.SIGTERM, None)
+    deadline = time.monotonic() + 10
+    while busy.later:
+        assert time.monotonic() < deadline
+        busy.later.pop(0)()
+    assert busy._stopping
+
+
+def test_workers_end_when_their_parent_is_killed(slow_store: Path, tmp_path: Path) -> None:
+    settings = {"MODELKILN_STORE": str(slow_store), "MODELKILN_WORKERS": "2"}
+    with processes.serving(tmp_path, settings=settings) as running:
+        wait_for(lambda: len(events(running, "is ready")) == 2, 60)
+        left = workers(running)
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(
+                httpx.post, f"{running.url}/predict?model=slow", content=plain((150,) * 3), timeout=20, verify=TRUST
+            )
+            time.sleep(0.2)
+            running.process.kill()
+            running.process.wait()
+            assert held.result().status_code == 200
+        wait_for(lambda: not any(map(psutil.pid_exists, left)), 10)
+        assert len(events(running, "parent process is gone")) == 2
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{running.url}/livez")
 
 
 def test_an_idle_connection_is_kept_as_long_as_the_setting_says(two: Running) -> None:
