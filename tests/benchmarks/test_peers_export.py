@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import catalog
 from benchmarks.peers import export as peers
 from benchmarks.peers import exported
 from benchmarks.peers.exported import Contender
 from catalog import KilnError, Store, Variant
+from export import answers
 from tests.benchmarks.conftest import write_model, write_variant
 
 OURS = Contender("m", "onnx-int8", True, "onnx", "", "", "", 80.0, 10, 1.0, 1000.0)
@@ -157,6 +159,21 @@ def test_what_was_made_of_other_weights_takes_no_part(digits: Any, tmp_path: Pat
     assert [row.name for row in peers._ours(store, "tiny")] == ["onnx-int8"]
     with pytest.raises(KilnError, match="no onnx-fp32 of its weights"):
         peers._source(store, "tiny")
+
+
+def test_what_ours_answered_at_its_export_is_not_asked_again(digits: Any, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    write_model(store, digits)
+    write_variant(store, digits, Variant("tiny", "onnx"), b"this is no ONNX file")
+    nines = np.tile(np.eye(10, dtype=np.float32)[9], (len(digits.x_test), 1))
+    answers.write(tmp_path / "left.npz", nines)
+    packages = catalog.plugin("export.formats", "onnx").PACKAGES
+    answers.keep(store, store.variants("tiny")[0], packages, 1, tmp_path / "left.npz")
+    (row,) = peers._ours(store, "tiny")
+    proved = peers._proved(row, digits, 1, peers._kept(store, row, 1))
+    assert not proved.reason and proved.top1 == pytest.approx(100 * (digits.y_test == 9).mean(), abs=1e-3)
+    assert peers._kept(store, row, 2) is None and peers._kept(store, THEIRS, 1) is None
+    assert "not an ONNX file" in peers._proved(row, digits, 2, None).reason
 
 
 def test_what_cannot_be_timed_keeps_its_row(tmp_path: Path) -> None:
