@@ -34,6 +34,8 @@ from tests.serving.test_auth import Tally, asked, gated
 
 WHOLE = b"POST /predict?top=1 HTTP/1.1\r\nHost: a\r\nX-Request-ID:  mine \r\nContent-Length: 3\r\n\r\nabc"
 
+TRUST = httpx.create_ssl_context()  # a client would make its own, which takes as long as a place is held
+
 
 def test_a_whole_request_is_read() -> None:
     told = {b"x-request-id": b"mine", b"content-length": b"3"}
@@ -281,10 +283,19 @@ def _counted(running: Running, status: str) -> int:
     return int(sum(map(float, found)))
 
 
+def _slowly(url: str) -> int:
+    """Takes a place for as long as an answer may take; asks again where somebody else has it for a moment."""
+    with httpx.Client(base_url=url, timeout=20, verify=TRUST) as client:
+        while (status := client.post("/predict?model=slow", content=plain((80, 80, 80))).status_code) == 429:
+            time.sleep(0.01)
+    return status
+
+
 def _until_full(connection: socket.socket, ask: bytes) -> None:
     """Asks until all places are taken; one refusal does not say that: a place is lent while a body is on its way."""
-    refused = 0
+    refused, deadline = 0, time.monotonic() + 30
     while refused < 5:
+        assert time.monotonic() < deadline, "there was always room"
         refused = refused + 1 if _exchange(connection, ask)[0] == 429 else 0
         time.sleep(0.01)
 
@@ -295,12 +306,9 @@ def test_21_what_is_too_much_is_refused_and_the_connection_serves_on(narrow: Run
     image = plain((255, 0, 0))
     ask = b"POST /predict?model=colours HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(image) + image
 
-    def slowly() -> Any:
-        return httpx.post(f"{narrow.url}/predict?model=slow", content=plain((80, 80, 80)), timeout=20).status_code
-
     with socket.create_connection((host, int(port)), timeout=10) as connection, ThreadPoolExecutor(2) as pool:
         assert _exchange(connection, ask)[0] == 200
-        busy = [pool.submit(slowly) for _ in range(2)]
+        busy = [pool.submit(_slowly, narrow.url) for _ in range(2)]
         _until_full(connection, ask)
         for _ in range(5):
             status, headers, body = _exchange(connection, ask)
@@ -331,11 +339,8 @@ def test_a_flood_of_refusals_writes_few_lines(narrow: Running, tmp_path: Path) -
     nameless = ask.replace(b"x-request-id: flood\r\n", b"")
     before = _counted(narrow, "429")
 
-    def slowly() -> Any:
-        return httpx.post(f"{narrow.url}/predict?model=slow", content=plain((80, 80, 80)), timeout=20).status_code
-
     with socket.create_connection((host, int(port)), timeout=10) as connection, ThreadPoolExecutor(2) as pool:
-        busy = [pool.submit(slowly) for _ in range(2)]
+        busy = [pool.submit(_slowly, narrow.url) for _ in range(2)]
         _until_full(connection, ask)
         asked_at = len(narrow.log.read_text())
         refused = sum(_exchange(connection, one)[0] == 429 for one in [ask, nameless] * 200)
