@@ -176,9 +176,10 @@ def leaving(place: Place) -> Seen:
         worker = psutil.Process(workers(running)[0])
         before = (worker.num_fds(), worker.num_threads(), _computed(running.url))
         with ThreadPoolExecutor(1) as pool:
-            busy = pool.submit(post, running.url, grey(16), "?model=slow")
+            busy = pool.submit(post, running.url, grey(32), "?model=slow")
             time.sleep(0.3)
             _leave_together(running.url, 60)
+            assert not busy.done(), "the request that they left behind was answered before they left"
             assert busy.result()[0] == post(running.url, grey(0), "?model=slow")[0] == 200
         wait_for(lambda: worker.num_fds() <= before[0], 30)
         assert worker.num_threads() <= before[1] + 4 and "Traceback" not in running.log.read_text()
