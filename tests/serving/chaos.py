@@ -171,12 +171,12 @@ def recovery(place: Place) -> Seen:
 
 
 def leaving(place: Place) -> Seen:
-    with place.serving(inline_ms="0.001", batch_images="1") as running:  # in the thread, one by one
+    with place.serving(inline_ms="0.001", batch_images="1", deadline_s="30") as running:  # in the thread, one by one
         post(running.url, grey(0), "?model=slow")
         worker = psutil.Process(workers(running)[0])
         before = (worker.num_fds(), worker.num_threads(), _computed(running.url))
         with ThreadPoolExecutor(1) as pool:
-            busy = pool.submit(post, running.url, grey(32), "?model=slow")
+            busy = pool.submit(post, running.url, grey(64), "?model=slow")
             time.sleep(0.3)
             _leave_together(running.url, 60)
             assert not busy.done(), "the request that they left behind was answered before they left"
