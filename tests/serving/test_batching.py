@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -241,6 +242,32 @@ def test_a_request_larger_than_a_batch_is_computed_in_pieces() -> None:
     outcome = run(asked(lane, image(3, 21)))
     np.testing.assert_array_equal(outcome.probabilities[:, 1], np.arange(21))
     assert echo.batches == [8, 8, 5]
+
+
+def test_a_batch_is_put_together_without_letting_go_of_the_interpreter() -> None:
+    images = [np.full((1, 32, 32, 3), number, np.uint8) for number in range(32)]
+    images[3] = np.full((1, 32, 3, 32), 3, np.uint8).transpose(0, 1, 3, 2)  # not contiguous
+    turns, done, before = [0], threading.Event(), sys.getswitchinterval()
+
+    def others() -> None:
+        while not done.is_set():
+            turns[0] += 1
+
+    thread = threading.Thread(target=others)
+    sys.setswitchinterval(0.5)
+    try:
+        thread.start()  # whoever lets go of the lock gets it back half a second later
+        time.sleep(0.01)
+        seen = turns[0]
+        joined = batching_thread.joined(images)
+        assert turns[0] == seen
+        np.concatenate(images)
+        assert turns[0] > seen, "this test would not notice"
+    finally:
+        done.set()
+        sys.setswitchinterval(before)
+        thread.join()
+    assert joined.shape == (32, 32, 32, 3) and (joined == np.concatenate(images)).all()
 
 
 def test_an_idle_thread_ends_and_keeps_nothing_alive(monkeypatch: pytest.MonkeyPatch) -> None:
