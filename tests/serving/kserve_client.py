@@ -1,12 +1,45 @@
-"""Run by a Python that has `kserve`: its stock client, with its defaults, against a server; prints what came of it."""
+"""Run by a Python that has `kserve`: its stock client, with its defaults, against a server; prints what came of it.
+
+Its own records of an InferenceService are asked about ours, too.
+"""
 
 import asyncio
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from kserve import InferenceRESTClient, InferInput, InferRequest
+import yaml
+from kserve import (
+    InferenceRESTClient,
+    InferInput,
+    InferRequest,
+    V1beta1InferenceService,
+    V1beta1InferenceServiceSpec,
+    V1beta1PredictorSpec,
+)
 from kserve.inference_client import RESTConfig
+
+SCALARS = {"int": int, "str": str, "bool": bool}
+
+
+def refused(manifest: Path) -> list[str]:
+    """Fields that KServe's records do not have, or not as such a scalar."""
+    service = yaml.safe_load(manifest.read_text())
+    levels: list[tuple[dict[str, Any], Any]] = [
+        (service, V1beta1InferenceService),
+        (service["spec"], V1beta1InferenceServiceSpec),
+        (service["spec"]["predictor"], V1beta1PredictorSpec),
+    ]
+    found = []
+    for told, record in levels:
+        names = {there: here for here, there in record.attribute_map.items()}
+        for name, value in told.items():
+            kind = SCALARS.get(record.openapi_types.get(names.get(name, ""), ""), object)
+            if name not in names or not isinstance(value, kind):
+                found.append(name)
+    return found
 
 
 async def main(url: str) -> None:
@@ -32,7 +65,7 @@ async def main(url: str) -> None:
                 answer = await client.infer(url, request, model_name="colours")
                 best = answer.outputs[0].as_numpy().argmax(axis=1).tolist()
                 told[f"{binary_in} {binary_out}"] = [answer.id, answer.model_name, best]
-    print(json.dumps(told))
+    print(json.dumps({**told, "refused": refused(Path(sys.argv[2]))}))
 
 
 asyncio.run(main(sys.argv[1]))

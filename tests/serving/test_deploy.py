@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -24,6 +25,8 @@ MANIFESTS = {
     for path in sorted((ROOT / "deploy").glob("k*/*.yaml"))
     for document in yaml.safe_load_all(path.read_text())
 }
+KUBERNETES = ("1.31", "1.34", kubernetes_validate.latest_version())  # autoscaling/v2 and all else the manifests use
+PREDICTORS_OWN = {"minReplicas", "maxReplicas", "containerConcurrency", "timeout"}  # KServe's; test_v2.py asks KServe
 PROCESS_BYTES = 200_000_000  # the parent, or a worker with the zoo loaded, rounded up
 KINDS = {"Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler", "InferenceService"}
 
@@ -46,6 +49,29 @@ def test_the_schema_is_one() -> None:
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_a_manifest_fits(name: str) -> None:
     jsonschema.validate(MANIFESTS[name], SCHEMA)
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_manifest_fits_the_schemas_that_kubernetes_publishes(name: str, version: str) -> None:
+    kubernetes_validate.validate(as_kubernetes_has_it(MANIFESTS[name]), version, strict=True)
+
+
+def as_kubernetes_has_it(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest, or of an InferenceService the pod that its predictor describes."""
+    if manifest["kind"] != "InferenceService":
+        return manifest
+    pod = {name: value for name, value in manifest["spec"]["predictor"].items() if name not in PREDICTORS_OWN}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": manifest["metadata"], "spec": pod}
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "InferenceService"])
+def test_a_field_that_kubernetes_does_not_know_is_found(kind: str) -> None:
+    broken = copy.deepcopy(as_kubernetes_has_it(of(kind)))
+    pod = broken["spec"]["template"]["spec"] if kind == "Deployment" else broken["spec"]
+    pod["containers"][0]["readinessProbe"]["periodSecond"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="periodSecond"):
+        kubernetes_validate.validate(broken, KUBERNETES[-1], strict=True)
 
 
 def test_slips_of_the_pen_are_found() -> None:

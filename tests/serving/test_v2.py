@@ -177,7 +177,8 @@ def test_triton_asks_asynchronously(triton: Any) -> None:
 
 def kserve_told(python: str, server: Running) -> dict[str, Any]:
     script = Path(__file__).with_name("kserve_client.py")
-    done = subprocess.run([python, str(script), server.url], capture_output=True, text=True, timeout=60)
+    manifest = ROOT / "deploy" / "kserve" / "inferenceservice.yaml"
+    done = subprocess.run([python, str(script), server.url, str(manifest)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return told
@@ -195,6 +196,7 @@ def test_kserve_drives_it(server: Running, tmp_path: Path) -> None:
     told = kserve_told(python, server)
     assert told.pop("live") and told.pop("ready") and told.pop("model")
     assert told.pop("nothing") is False
+    assert told.pop("refused") == []
     assert list(told.values()) == [["r-1", "colours", [0, 2]]] * 4
 
 
