@@ -112,7 +112,7 @@ def admission(place: Place) -> Seen:
 
 def deadline(place: Place) -> Seen:
     with place.serving(deadline_s="0.3", batch_images="1") as running:
-        seen = together(6, lambda: post(running.url, grey(6), "?model=slow"))
+        seen = together(6, lambda: post(running.url, grey(12), "?model=slow"))
         computed = _computed(running.url)
     late = [one for one in seen if one[:2] == (503, "deadline_passed")]
     assert late and all(one[3] for one in late) and computed == 6 - len(late), seen
@@ -127,7 +127,7 @@ def _computed(url: str) -> int:
 
 def slow_inference(place: Place) -> Seen:
     with place.serving(compute_timeout_s="1", inline_ms="0.001") as running:  # nothing on the event loop
-        hung = together(2, lambda: post(running.url, grey(60), "?model=slow"))
+        hung = together(2, lambda: post(running.url, grey(160), "?model=slow"))
         again = post(running.url, grey(0), "?model=slow")
         other = post(running.url, plain(RED))
     statuses = Counter(f"{one[0]} {one[1]}".strip() for one in hung)
