@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import time
 from array import array
 from collections import Counter
@@ -17,7 +19,7 @@ import psutil
 import pytest
 
 from benchmarks import load
-from benchmarks.load import held, wire
+from benchmarks.load import held, page, wire
 from catalog import KilnError, Store
 from serving.models import repository
 from serving.settings import Settings
@@ -202,3 +204,28 @@ def test_a_start_is_one_with_four_models(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert row.met and row.value == 2.0 and row.detail["plain_bentoml_s"] == 1.0
     assert [models for models, _ in started] == [["a", "a-3", "b", "c"]] * 2
     assert not Path(started[0][1]["zoo"]).exists()  # nor is there anything else
+
+
+def _run(*rows: load.Row) -> dict[str, Any]:
+    machine = {"cpu": "a processor", "logical_cores": 2}
+    plan = {"seconds": 5.0, "rounds": 3}
+    told = {"created": "2026-01-01T00:00:00Z", "commit": "0123456789ab", "plan": plan, "machine": machine}
+    return {**told, "load_before": [0.25, 0, 0], "rows": [dataclasses.asdict(row) for row in rows]}
+
+
+def test_a_page_tells_the_last_of_each_row_and_what_was_missed(tmp_path: Path) -> None:
+    first = _run(load.Row("start", 3.0, "s", "<= 4", True, {}), load.Row("tail", 1.5, "x", "<= 2", True, {}))
+    second = _run(load.Row("tail", 2.5, "x", "<= 2", False, {}, "5 and 2 ms"))
+    lines = page.page([first, second]).splitlines()
+    assert "| start | <= 4 | 3 s | met |  | 1 |" in lines
+    assert "| tail | <= 2 | 2.5 x | **MISSED** | 5 and 2 ms | 2 |" in lines
+    assert [line for line in lines if line.startswith("| tail")] == [lines[-6]]
+    assert lines[-2].startswith("1. 2026-01-01") or lines[-1].startswith("2. 2026-01-01")
+
+
+def test_a_report_of_another_version_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "load.json"
+    for content in ("{}", "no JSON", json.dumps({**_run(), "rows": [{"title": "start"}]})):
+        file.write_text(content)
+        with pytest.raises(KilnError, match=r"load\.json .* run: make load"):
+            page.write([file])

@@ -438,9 +438,9 @@ def document(rows: dict[int, tuple[str, str, str]], fuzzed: Seen) -> str:
         'error body is always `{"error": "<one sentence>", "code": "<word>"}` and holds no path of the machine; after',
         "each fault the next good request got 200 from the same workers, but where workers are what it kills.",
         "",
-        f"{catalog.now()[:10]}, commit {catalog.commit()}, {os.cpu_count()} cores, load average "
-        f"{os.getloadavg()[0]:.1f}. Other work that runs beside stretches the limits of time;",
-        "a figure over the limit of an idle machine is marked in **bold**.",
+        f"{catalog.now()[:10]}, commit {catalog.commit()}; {catalog.processor()[0]}, {os.cpu_count()} cores, load"
+        f" average {os.getloadavg()[0]:.1f}. Other work that runs beside",
+        "stretches the limits of time; a figure over the limit of an idle machine is marked in **bold**.",
         "",
         "| # | case | asked for | seen |",
         "|--:|---|---|---|",

@@ -1,0 +1,77 @@
+"""`python -m benchmarks.load.page`: what `make load` found, as a page. Of a row that several runs have, the last.
+
+python -m benchmarks.load.page reports/load.json reports/load-memory.json --publish
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import catalog
+import console
+from benchmarks.load import Row
+from catalog import ROOT, KilnError
+
+PAGE = ROOT / "docs" / "load.md"
+HEAD = """# Under load
+
+Written from `make load`; do not edit. The service, its peer and the generator share one machine and take turns; a
+figure is the median of the rounds. One worker, one thread of the runtime, and PNG uploads for LeNet's int8 variant
+unless the row says otherwise. FastAPI stands for an application written by hand over the same model, session and
+decoder (`benchmarks/peers/fastapi_app.py`).
+"""
+
+app = console.app("One page of the load tests.")
+
+
+@app.command()
+def write(
+    reports: Annotated[list[Path], typer.Argument(help="what `make load` wrote, later ones over earlier ones")],
+    publish: Annotated[bool, typer.Option("--publish", help="write docs/load.md as well")] = False,
+) -> None:
+    """Prints the table, and writes it to docs/load.md where it is to be published."""
+    text = page([_read(path) for path in reports])
+    console.out.print(text, highlight=False, markup=False, soft_wrap=True)
+    if publish:
+        catalog.write_atomic(PAGE, text)
+
+
+def page(runs: list[dict[str, Any]]) -> str:
+    """The page in Markdown."""
+    rows: dict[str, tuple[Row, int]] = {}
+    for number, run in enumerate(runs):
+        rows |= {row["name"]: (Row(**row), number) for row in run["rows"]}
+    lines = ["| | goal | seen | | from | run |", "|---|--:|--:|---|---|--:|"]
+    for row, number in rows.values():
+        verdict = f"**{row.verdict}**" if row.met is False else row.verdict
+        lines.append(f"| {row.name} | {row.goal} | {row.figure} | {verdict} | {row.beside} | {number + 1} |")
+    used = {number for _, number in rows.values()}
+    told = [f"{number + 1}. {_how(run)}" for number, run in enumerate(runs) if number in used]
+    return "\n".join([HEAD, *lines, "", "The runs:", "", *told, ""])
+
+
+def _how(run: dict[str, Any]) -> str:
+    plan, machine = run["plan"], run["machine"]
+    return (
+        f"{run['created']}, commit `{run['commit']}`: {plan['rounds']} rounds of {plan['seconds']:g} s; "
+        f"{machine['cpu']}, {machine['logical_cores']} cores, load average {run['load_before'][0]:.1f} before."
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        page([found])
+    except (OSError, ValueError) as error:
+        raise KilnError(f"{path} cannot be read ({type(error).__name__}); run: make load") from error
+    except (KeyError, TypeError, IndexError) as error:
+        raise KilnError(f"{path} is of another version; run: make load") from error
+    return found
+
+
+if __name__ == "__main__":
+    console.run(app)
