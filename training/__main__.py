@@ -178,6 +178,19 @@ def seeds(
         catalog.write_atomic(out, several.to_json(model, dataset, [figures for figures, _ in made], cards))
 
 
+@app.command("publish")
+def publish(store: StoreOption = None) -> None:
+    """Keeps the cards of what recipes made of CIFAR-10 in results/training/; writes docs/accuracies.md from them."""
+    from training import accuracies
+
+    opened = Store(store)
+    kept = accuracies.keep(opened)
+    for path in kept:
+        console.out.print(f"kept {path}", highlight=False)
+    catalog.write_atomic(accuracies.PAGE, accuracies.page(accuracies.read()))
+    console.out.print(f"{len(kept)} cards of {opened.root}; the page is {accuracies.PAGE}", highlight=False)
+
+
 @app.command("list")
 def list_models() -> None:
     """Networks, recipes, and what each recipe expects."""

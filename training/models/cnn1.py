@@ -46,10 +46,10 @@ RECIPES = {
         augment="basic",
         average=0.998,
         validation=0.04,
-        expects=74.0,
+        expects=79.9,
         where="cifar10",
-        minutes=30,
-        source="goal",
+        minutes=19,
+        source="measured, seed 0: 79.88 on two cores of an AMD EPYC; the card is in results/training",
     ),
     "reference": Recipe(
         optimizer="adamw",

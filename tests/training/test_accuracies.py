@@ -1,0 +1,70 @@
+"""The cards that are kept with the project, and the page of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import catalog
+from catalog import ROOT, Accuracy, Card, KilnError, Store
+from training import accuracies
+from training.models import cnn1
+from training.seeds import FOLDER
+
+
+def card(seed: int = 0, top1: float = 80.0, **changed: Any) -> Card:
+    """A card of cnn1's cpu recipe."""
+    one = catalog.from_json(Card, json.loads((ROOT / "zoo" / "lenet" / "card.json").read_text()))
+    accuracy = Accuracy(round(100 * top1), 10_000, top1, top1 - 0.8, top1 + 0.8)
+    told = {"model": "cnn1", "architecture": "cnn1", "recipe": cnn1.RECIPES["cpu"].decisive(), "seed": seed}
+    return dataclasses.replace(one, **{**told, "accuracy": accuracy, "weights_sha256": f"{seed:064}", **changed})
+
+
+def put(store: Store, one: Card, name: str = "") -> None:
+    catalog.write_atomic(store.model_dir(name or one.model) / catalog.CARD, catalog.to_json(one))
+
+
+def test_cards_of_current_recipes_are_kept_one_a_seed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    put(store, card())
+    put(store, card(recipe={**cnn1.RECIPES["cpu"].decisive(), "epochs": 3}), "short")
+    put(store, card(dataset=dataclasses.replace(card().dataset, name="digits")), "digits")
+    put(Store(store.root / FOLDER), card(1, 81.0), "cnn1-cpu-1-0123abcd")
+    taught = {**cnn1.RECIPES["cpu"].decisive(), "teacher": "mobilenetv2"}
+    put(Store(store.root / FOLDER), card(1, 82.0, recipe=taught, weights_sha256="f" * 64), "cnn1-cpu-1-4567abcd")
+    kept = accuracies.keep(store, tmp_path / "kept")
+    assert [path.name for path in kept] == [
+        "cnn1-cpu-seed0.json",
+        "cnn1-cpu-seed1.json",
+        "cnn1-cpu-from-mobilenetv2-seed1.json",
+    ]
+    again = accuracies.read(tmp_path / "kept", tmp_path / "no-zoo")
+    assert sorted(one.accuracy.top1 for one in again) == [80.0, 81.0, 82.0]
+
+
+def test_the_page_tells_intervals_of_one_seed_and_the_spread_of_several() -> None:
+    taught = card(0, 82.5, recipe={**cnn1.RECIPES["cpu"].decisive(), "teacher": "mobilenetv2"})
+    text = accuracies.page([card(1, 81.0), card(0, 80.0), taught])
+    plain, distilled = (line for line in text.splitlines() if line.startswith("| cnn1"))
+    assert plain.startswith("| cnn1 | cpu |  | 79.9 | 80.50 ± 0.71 (80.00, 81.00) | 2 |")
+    assert distilled.startswith("| cnn1 | cpu | mobilenetv2 |  | 82.50 (81.70 to 83.30) | 1 |")
+    assert "all 10,000 test images" in text and "by `cpu`: alexnet, cnn2" in text
+
+
+def test_a_recipe_that_has_changed_since_is_told() -> None:
+    text = accuracies.page([card(recipe={**cnn1.RECIPES["cpu"].decisive(), "epochs": 3})])
+    assert "| cpu (the recipe has changed since) |" in text
+
+
+def test_a_file_that_is_no_card_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cnn1.json").write_text("{}")
+    with pytest.raises(KilnError, match=r"cnn1\.json is no card"):
+        accuracies.read(tmp_path, tmp_path)
+
+
+def test_the_committed_page_is_that_of_the_committed_cards() -> None:
+    assert accuracies.PAGE.read_text(encoding="utf-8") == accuracies.page(accuracies.read())

@@ -1,0 +1,117 @@
+"""What each recipe reached: cards kept in `results/training/`, and the page of them.
+
+A store lives and dies with its machine. The cards of what was trained on CIFAR-10 by a recipe as it is in
+`training/models/` are kept with the project, one a seed; those of the zoo are kept there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+import catalog
+from catalog import CARD, ROOT, Card, KilnError, Recipe, Store
+from training.seeds import FOLDER
+
+KEPT, PAGE, ZOO = ROOT / "results" / "training", ROOT / "docs" / "accuracies.md", ROOT / "zoo"
+DATASET = "cifar10"
+HEAD = """# What the recipes reach
+
+Written by `python -m training publish`; do not edit. Top-1 accuracy on all {images} test images of CIFAR-10, in
+percent: of one seed with its 95% interval, of several their mean, standard deviation and each. No test image was looked
+at before the end of a run. `expects` is what the recipe itself says; the cards are in `results/training/` and `zoo/`.
+"""
+
+
+def keep(store: Store, folder: Path = KEPT) -> list[Path]:
+    """Copies the cards of a store's models that a recipe of `training/models/` made, those of `seeds` too."""
+    kept = []
+    for one in (store, Store(store.root / FOLDER)):
+        for name in one.models():
+            card = one.card(name)
+            if card.dataset.name != DATASET or not current(card):
+                continue
+            teacher = f"-from-{card.recipe['teacher']}" if card.recipe["teacher"] else ""
+            path = folder / f"{card.architecture}-{card.recipe_name}{teacher}-seed{card.seed}.json"
+            catalog.write_atomic(path, catalog.to_json(dataclasses.replace(card, model=path.stem)))
+            kept.append(path)
+    return kept
+
+
+def current(card: Card) -> bool:
+    """Whether a card's recipe is still the one of that name, but for a teacher."""
+    recipe = recipe_of(card)
+    return recipe is not None and card.recipe == {**recipe.decisive(), "teacher": card.recipe.get("teacher")}
+
+
+def recipe_of(card: Card) -> Recipe | None:
+    """The recipe of the card's name, as it is now."""
+    if card.architecture not in catalog.plugin_names("training.models"):
+        return None
+    found: Recipe | None = catalog.plugin("training.models", card.architecture).RECIPES.get(card.recipe_name)
+    return found
+
+
+def read(folder: Path = KEPT, zoo: Path = ZOO) -> list[Card]:
+    """The cards that are kept; one that is in both places is told once.
+
+    Raises:
+        KilnError: A card cannot be read.
+    """
+    found: dict[str, Card] = {}
+    for path in [*sorted(folder.glob("*.json")), *sorted(zoo.glob(f"*/{CARD}"))]:
+        try:
+            card = catalog.from_json(Card, json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise KilnError(f"{path} is no card of a model: {error}") from error
+        found.setdefault(card.weights_sha256, card)
+    return [card for card in found.values() if card.dataset.name == DATASET and recipe_of(card) is not None]
+
+
+def page(cards: Iterable[Card]) -> str:
+    """The page in Markdown."""
+    groups: dict[tuple[str, str, str], list[Card]] = {}
+    for card in sorted(cards, key=lambda card: card.seed):
+        groups.setdefault((card.architecture, card.recipe_name, card.recipe.get("teacher", "")), []).append(card)
+    images = {card.accuracy.images for same in groups.values() for card in same}
+    lines = ["| model | recipe | teacher | expects | top-1 % | seeds | parameters | minutes | on | commit |"]
+    lines += ["|---|---|---|--:|--:|--:|--:|--:|---|---|"]
+    lines += [_row(key, groups[key]) for key in sorted(groups)]
+    head = HEAD.format(images=" or ".join(f"{count:,}" for count in sorted(images)) or "10,000")
+    return "\n".join([head, *lines, "", _missing(set(groups)), ""])
+
+
+def _row(key: tuple[str, str, str], same: list[Card]) -> str:
+    model, recipe_name, teacher = key
+    newest = max(same, key=lambda card: card.created)
+    recipe = recipe_of(newest)
+    expects = f"{recipe.expects:g}" if recipe and recipe.expects and not teacher else ""
+    minutes = statistics.mean(card.train_seconds for card in same) / 60
+    changed = "" if all(map(current, same)) else " (the recipe has changed since)"
+    cells = [model, recipe_name + changed, teacher, expects, _top1(same), str(len(same)), f"{newest.parameters:,}"]
+    cells += [f"{minutes:.0f}" if minutes >= 1 else f"{minutes:.1f}", newest.device, f"`{newest.commit}`"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _top1(same: list[Card]) -> str:
+    top1 = [card.accuracy.top1 for card in same]
+    if len(same) == 1:
+        return f"{top1[0]:.2f} ({same[0].accuracy.low:.2f} to {same[0].accuracy.high:.2f})"
+    each = ", ".join(f"{value:.2f}" for value in top1)
+    return f"{statistics.mean(top1):.2f} ± {statistics.stdev(top1):.2f} ({each})"
+
+
+def _missing(there: set[tuple[str, str, str]]) -> str:
+    told = []
+    for recipe in ("cpu", "reference"):
+        names = [
+            name
+            for name in catalog.plugin_names("training.models")
+            if recipe in catalog.plugin("training.models", name).RECIPES and (name, recipe, "") not in there
+        ]
+        if names:
+            told.append(f"by `{recipe}`: {', '.join(names)}")
+    return f"Not trained yet {'; '.join(told)}." if told else ""
