@@ -45,10 +45,11 @@ def page(runs: list[dict[str, Any]]) -> str:
     rows: dict[str, tuple[Row, int]] = {}
     for number, run in enumerate(runs):
         rows |= {row["name"]: (Row(**row), number) for row in run["rows"]}
-    lines = ["| | goal | seen | | from | run |", "|---|--:|--:|---|---|--:|"]
+    lines = ["| what | goal | seen | | from | run |", "|---|--:|--:|---|---|--:|"]
     for row, number in rows.values():
         verdict = f"**{row.verdict}**" if row.met is False else row.verdict
-        lines.append(f"| {row.name} | {row.goal} | {row.figure} | {verdict} | {row.beside} | {number + 1} |")
+        goal = row.goal.replace(">=", "≥").replace("<=", "≤")
+        lines.append(f"| {row.name} | {goal} | {row.figure} | {verdict} | {row.beside} | {number + 1} |")
     used = {number for _, number in rows.values()}
     told = [f"{number + 1}. {_how(run)}" for number, run in enumerate(runs) if number in used]
     return "\n".join([HEAD, *lines, "", "The runs:", "", *told, ""])

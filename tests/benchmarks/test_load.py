@@ -217,8 +217,8 @@ def test_a_page_tells_the_last_of_each_row_and_what_was_missed(tmp_path: Path) -
     first = _run(load.Row("start", 3.0, "s", "<= 4", True, {}), load.Row("tail", 1.5, "x", "<= 2", True, {}))
     second = _run(load.Row("tail", 2.5, "x", "<= 2", False, {}, "5 and 2 ms"))
     lines = page.page([first, second]).splitlines()
-    assert "| start | <= 4 | 3 s | met |  | 1 |" in lines
-    assert "| tail | <= 2 | 2.5 x | **MISSED** | 5 and 2 ms | 2 |" in lines
+    assert "| start | ≤ 4 | 3 s | met |  | 1 |" in lines
+    assert "| tail | ≤ 2 | 2.5 x | **MISSED** | 5 and 2 ms | 2 |" in lines
     assert [line for line in lines if line.startswith("| tail")] == [lines[-6]]
     assert lines[-2].startswith("1. 2026-01-01") or lines[-1].startswith("2. 2026-01-01")
 
