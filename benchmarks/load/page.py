@@ -14,6 +14,7 @@ import typer
 import catalog
 import console
 from benchmarks.load import Row
+from benchmarks.peers import serving, standings
 from catalog import ROOT, KilnError
 
 PAGE = ROOT / "docs" / "load.md"
@@ -31,10 +32,13 @@ app = console.app("One page of the load tests.")
 @app.command()
 def write(
     reports: Annotated[list[Path], typer.Argument(help="what `make load` wrote, later ones over earlier ones")],
+    peers: Annotated[Path | None, typer.Option(help="what `make peers-serving` wrote, to be told as well")] = None,
     publish: Annotated[bool, typer.Option("--publish", help="write docs/load.md as well")] = False,
 ) -> None:
     """Prints the table, and writes it to docs/load.md where it is to be published."""
     text = page([_read(path) for path in reports])
+    if peers is not None:
+        text += beside(peers)
     console.out.print(text, highlight=False, markup=False, soft_wrap=True)
     if publish:
         catalog.write_atomic(PAGE, text)
@@ -53,6 +57,18 @@ def page(runs: list[dict[str, Any]]) -> str:
     used = {number for _, number in rows.values()}
     told = [f"{number + 1}. {_how(run)}" for number, run in enumerate(runs) if number in used]
     return "\n".join([HEAD, *lines, "", "The runs:", "", *told, ""])
+
+
+def beside(path: Path) -> str:
+    """The section of what `make peers-serving` wrote.
+
+    Raises:
+        KilnError: It is not there, or of another version of this program.
+    """
+    told, rows = serving.read(path)
+    verdicts = "\n".join(f"- {line}" for line in standings.verdicts(rows))
+    blocks = [f"## {told['model']} beside its peers", verdicts, *standings.sections(told, rows, "###")]
+    return "\n" + "\n\n".join(block.strip("\n") for block in blocks) + "\n"
 
 
 def _how(run: dict[str, Any]) -> str:

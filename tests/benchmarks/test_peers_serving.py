@@ -16,6 +16,7 @@ import PIL.Image
 import psutil
 import pytest
 
+from benchmarks.load import page as load_page
 from benchmarks.load import served
 from benchmarks.peers import answers, contest, grpc_wire, processes, serving, standings, summary
 from benchmarks.peers.contenders import FASTAPI, Contender, Subject
@@ -56,6 +57,8 @@ def test_ours_and_fastapi_are_measured_side_by_side_and_a_missing_peer_keeps_its
     page = out.with_suffix(".md").read_text()
     assert "| Ray Serve |" in page and "make peers-setup" in page
     assert all(line in page and line in done.stdout for line in standings.verdicts(rows))
+    section = load_page.beside(out)
+    assert section.startswith("\n## lenet beside its peers\n") and "| Ray Serve |" in section
 
 
 def test_a_peer_that_answers_wrongly_is_out(subject: Subject) -> None:
