@@ -43,8 +43,8 @@ def hold(
 
 
 def offer(server: Server, contents: list[bytes], rate: float, connections: int, seconds: float) -> wire.Seen:
-    """An open load of so many requests a second, whatever becomes of them; the generator stays awake."""
-    return cost(server, wire.open_loop(server.port, contents, rate, connections, seconds, awake=True))
+    """An open load of so many requests a second, whatever becomes of them."""
+    return cost(server, wire.open_loop(server.port, contents, rate, connections, seconds))
 
 
 def cost(server: Server, work: Awaitable[wire.Seen]) -> wire.Seen:

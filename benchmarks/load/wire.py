@@ -255,7 +255,6 @@ async def open_loop(
     seed: int = 0,
     patience_s: float = PATIENCE_S,
     limit_s: float = math.inf,
-    awake: bool = False,
 ) -> Seen:
     """Requests that arrive at random (Poisson) whatever the answers do; latency counts from when each was due.
 
@@ -263,9 +262,6 @@ async def open_loop(
     of the last moment are waited for, up to `patience_s`: their latencies count, the rate is without them.
 
     It ends early where more than a hundredth of the requests that are expected took longer than `limit_s`.
-
-    One that stays `awake` uses a core all the time. Otherwise whoever answers pays for waking it, which on a virtual
-    machine takes longer than to refuse a request, and requests leave in bursts, a timer's millisecond apart.
     """
     seen, chance = Seen(limit_s=limit_s), random.Random(seed)
     arrivals = _Arrivals(seen, contents)
@@ -275,11 +271,7 @@ async def open_loop(
     while due < begun + seconds and seen.late <= rate * seconds / 100:
         due += chance.expovariate(rate)
         count += 1
-        wait = due - time.perf_counter()
-        if awake and wait > 0:
-            while time.perf_counter() < due:
-                await asyncio.sleep(0)
-        elif wait > 0.001:
+        if (wait := due - time.perf_counter()) > 0.001:
             await asyncio.sleep(wait)
         elif count % 16 == 0:  # behind: the answers must be read all the same
             await asyncio.sleep(0)

@@ -79,15 +79,6 @@ def test_no_answer_of_an_open_loop_is_quicker_than_the_server() -> None:
     assert len(seen.good) > 400 and min(seen.good) >= 0.99 * TAKES_S
 
 
-def test_an_open_loop_that_stays_awake_sends_the_same_and_uses_its_core() -> None:
-    used = time.process_time()
-    asleep = under(lambda port: wire.open_loop(port, [CONTENT], 100, 64, 1.0, seed=3))
-    between = time.process_time()
-    awake = under(lambda port: wire.open_loop(port, [CONTENT], 100, 64, 1.0, seed=3, awake=True))
-    assert awake.offered == asleep.offered == len(awake.good) and min(awake.good) >= 0.99 * TAKES_S
-    assert time.process_time() - between > 2 * (between - used)
-
-
 def test_an_open_loop_that_is_late_ends_early() -> None:
     """Ten of the thousand requests may take longer than the limit, which all do."""
     seen = under(lambda port: wire.open_loop(port, [CONTENT], 200, 64, 5.0, limit_s=TAKES_S / 2))
