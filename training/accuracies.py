@@ -7,14 +7,13 @@ A store lives and dies with its machine. The cards of what was trained on CIFAR-
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
 import catalog
-from catalog import CARD, ROOT, Card, KilnError, Recipe, Store
-from training.seeds import FOLDER
+from catalog import CARD, ROOT, Card, Recipe, Store
+from training.seeds import FOLDER, Seeds
 
 KEPT, PAGE, ZOO = ROOT / "results" / "training", ROOT / "docs" / "accuracies.md", ROOT / "zoo"
 DATASET = "cifar10"
@@ -63,10 +62,7 @@ def read(folder: Path = KEPT, zoo: Path = ZOO) -> list[Card]:
     """
     found: dict[str, Card] = {}
     for path in [*sorted(folder.glob("*.json")), *sorted(zoo.glob(f"*/{CARD}"))]:
-        try:
-            card = catalog.from_json(Card, json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise KilnError(f"{path} is no card of a model: {error}") from error
+        card = catalog.read_card(Card, path)
         found.setdefault(card.weights_sha256, card)
     return [card for card in found.values() if card.dataset.name == DATASET and recipe_of(card) is not None]
 
@@ -91,17 +87,19 @@ def _row(key: tuple[str, str, str], same: list[Card]) -> str:
     expects = f"{recipe.expects:g}" if recipe and recipe.expects and not teacher else ""
     minutes = statistics.mean(card.train_seconds for card in same) / 60
     changed = "" if all(map(current, same)) else " (the recipe has changed since)"
-    cells = [model, recipe_name + changed, teacher, expects, _top1(same), str(len(same)), f"{newest.parameters:,}"]
+    cells = [model, recipe_name + changed, teacher, expects, _top1(key, same), str(len(same)), f"{newest.parameters:,}"]
     cells += [f"{minutes:.0f}" if minutes >= 1 else f"{minutes:.1f}", newest.device, f"`{newest.commit}`"]
     return f"| {' | '.join(cells)} |"
 
 
-def _top1(same: list[Card]) -> str:
-    top1 = [card.accuracy.top1 for card in same]
+def _top1(key: tuple[str, str, str], same: list[Card]) -> str:
+    _, recipe_name, teacher = key
+    first = same[0].accuracy
     if len(same) == 1:
-        return f"{top1[0]:.2f} ({same[0].accuracy.low:.2f} to {same[0].accuracy.high:.2f})"
-    each = ", ".join(f"{value:.2f}" for value in top1)
-    return f"{statistics.mean(top1):.2f} ± {statistics.stdev(top1):.2f} ({each})"
+        return f"{first.top1:.2f} ({first.low:.2f} to {first.high:.2f})"
+    seeds = Seeds(recipe_name, teacher, [card.accuracy.top1 for card in same], first.images)
+    each = ", ".join(f"{value:.2f}" for value in seeds.top1)
+    return f"{seeds.mean:.2f} ± {seeds.spread:.2f} ({each})"
 
 
 def _missing(there: set[tuple[str, str, str]]) -> str:

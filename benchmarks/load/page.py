@@ -5,7 +5,6 @@ python -m benchmarks.load.page reports/load.json reports/load-memory.json --publ
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ import typer
 import catalog
 import console
 from benchmarks.load import Row
-from benchmarks.peers import serving, standings
+from benchmarks.peers import serving, standings, summary
 from catalog import ROOT, KilnError
 
 PAGE = ROOT / "docs" / "load.md"
@@ -80,11 +79,9 @@ def _how(run: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    found = summary.read_json(path, "make load")
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         page([found])
-    except (OSError, ValueError) as error:
-        raise KilnError(f"{path} cannot be read ({type(error).__name__}); run: make load") from error
     except (KeyError, TypeError, IndexError) as error:
         raise KilnError(f"{path} is of another version; run: make load") from error
     return found

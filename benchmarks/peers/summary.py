@@ -56,7 +56,7 @@ def summarize(
 
 def _export(reports: Path) -> tuple[list[str], list[str]]:
     """For each model: our int8 against what Olive and NNCF made of the same float model, and the best of ours."""
-    found = _read(reports / "peers-export.json", "make peers-export")
+    found = read_json(reports / "peers-export.json", "make peers-export")
     try:
         rows = [exported.Contender(folder="", file="", **row) for row in found["rows"]]
         how = (
@@ -79,7 +79,7 @@ def _serving(reports: Path) -> tuple[list[str], list[str]]:
 
 def _training(reports: Path) -> tuple[list[str], list[str]]:
     """How fast the loop is beside a bare `model.fit`, for each network."""
-    found = _read(reports / "training-speed.json", "make peers")
+    found = read_json(reports / "training-speed.json", "make peers")
     rows = {model: row for model, row in found.items() if isinstance(row, dict)}
     try:
         how = (
@@ -100,7 +100,12 @@ def _trained(model: str, row: dict[str, Any]) -> str:
     return f"{model}: {lose}{rates} ({ratio:.3f} times, {spread})"
 
 
-def _read(path: Path, command: str) -> dict[str, Any]:
+def read_json(path: Path, command: str) -> dict[str, Any]:
+    """What a command wrote.
+
+    Raises:
+        KilnError: It is not there or not JSON; names the command.
+    """
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -10,8 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import pytest
 from catalog import ROOT
 from tests.serving import processes
 from tests.serving.processes import Running
+from tests.serving.test_drain import events, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 BASE, TAG = "docker.io/library/python:3.11-slim", "localhost/modelkiln:test"
@@ -90,20 +90,9 @@ def service(running: Running) -> psutil.Process:
     return found
 
 
-def until(what: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def ready(running: Running) -> int:
-    return running.log.read_text().count("is ready")
-
-
 def test_a_container_answers_replaces_its_workers_and_ends(image: str, tmp_path: Path) -> None:
     with contained(image, tmp_path, workers="2") as running:
-        until(lambda: ready(running) == 2)
+        wait_for(lambda: len(events(running, "is ready")) == 2, 60)
         told = httpx.post(f"{running.url}/predict", content=SHIP.read_bytes(), timeout=20)
         assert told.status_code == 200 and told.json()["predictions"][0]["class"] == "ship"
         listed = {model["name"] for model in httpx.get(f"{running.url}/models").json()["models"]}
@@ -111,7 +100,7 @@ def test_a_container_answers_replaces_its_workers_and_ends(image: str, tmp_path:
         process = service(running)
         assert all(uid for uid in process.uids()), "it runs as root"
         process.children()[0].kill()
-        until(lambda: ready(running) == 3)
+        wait_for(lambda: len(events(running, "is ready")) == 3, 60)
         assert httpx.post(f"{running.url}/predict", content=SHIP.read_bytes(), timeout=20).status_code == 200
         process.terminate()
         assert running.process.wait(30) == 0

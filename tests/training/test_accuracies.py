@@ -62,7 +62,7 @@ def test_a_recipe_that_has_changed_since_is_told() -> None:
 
 def test_a_file_that_is_no_card_is_named(tmp_path: Path) -> None:
     (tmp_path / "cnn1.json").write_text("{}")
-    with pytest.raises(KilnError, match=r"cnn1\.json is no card"):
+    with pytest.raises(KilnError, match=r"cnn1\.json cannot be read as a card"):
         accuracies.read(tmp_path, tmp_path)
 
 
