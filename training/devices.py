@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import catalog
 from catalog import KilnError
 
 
@@ -49,6 +50,15 @@ def spread(keras: Any, asked: int) -> Iterator[int]:
 def gpus(keras: Any) -> list[str]:
     """Names of the GPUs Keras sees, `gpu:0` and on."""
     return [name for name in keras.distribution.list_devices() if "gpu" in name.lower() or "cuda" in name.lower()]
+
+
+def gains_from_bfloat16(keras: Any) -> bool:
+    """Whether a step with matrix products in bfloat16 is faster: on a GPU, or a processor made for it with TensorFlow.
+
+    On a processor that only emulates them they are slower, and JAX has no such kernels for any processor.
+    """
+    made_for_it = {"avx512_bf16", "amx_bf16"} & catalog.processor()[1]
+    return bool(gpus(keras)) or (keras.backend.backend() == "tensorflow" and bool(made_for_it))
 
 
 def _split_processor(jax: bool, devices: int) -> None:

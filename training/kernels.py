@@ -31,7 +31,7 @@ def _fused_batch_norm(layer: Any) -> Callable[..., Any]:
         if (
             mask is not None
             or inputs.shape.rank != 4
-            or inputs.dtype != tf.float32
+            or inputs.dtype not in (tf.float32, tf.bfloat16)
             or not (layer.scale and layer.center)
         ):
             return plain(inputs, training=training, mask=mask)

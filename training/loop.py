@@ -50,7 +50,8 @@ def keras_namespace(mixed_precision: bool = False) -> Any:
     with console.without_banners():
         import keras
 
-    keras.mixed_precision.set_global_policy("mixed_bfloat16" if mixed_precision and _on_gpu(keras) else "float32")
+    faster = mixed_precision and devices.gains_from_bfloat16(keras)
+    keras.mixed_precision.set_global_policy("mixed_bfloat16" if faster else "float32")
     return keras
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -119,3 +120,25 @@ def test_tensorboard_gets_the_figures_of_each_epoch(tmp_path):
         content = content[16 + length :]
     assert seen["loss/training", 1] == 2.0 and seen["loss/training", 2] == 1.0
     assert seen["accuracy/validation", 2] == 0.5 and seen["run/images_per_s", 1] == 9.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "backend", "gains"),
+    [
+        ({"avx512_bf16"}, "tensorflow", True),
+        ({"amx_bf16"}, "tensorflow", True),
+        ({"avx512f"}, "tensorflow", False),
+        ({"avx512_bf16"}, "jax", False),
+    ],
+)
+def test_bfloat16_is_for_processors_made_for_it(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], backend: str, gains: bool
+) -> None:
+    monkeypatch.setattr(catalog, "processor", lambda: ("a processor", frozenset(flags)))
+    keras = SimpleNamespace(
+        backend=SimpleNamespace(backend=lambda: backend),
+        distribution=SimpleNamespace(list_devices=lambda: ["cpu:0"]),
+    )
+    assert devices.gains_from_bfloat16(keras) is gains
+    keras.distribution.list_devices = lambda: ["gpu:0"]
+    assert devices.gains_from_bfloat16(keras)

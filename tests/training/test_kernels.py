@@ -53,6 +53,25 @@ def test_a_step_gives_the_same_loss_weights_and_statistics(tmp_path: Path) -> No
     np.testing.assert_allclose(again.predict(images, verbose=0), fast.predict(images, verbose=0), atol=1e-3)
 
 
+def test_in_bfloat16_batchnorm_stays_one_operation_over_float_statistics() -> None:
+    keras = keras_namespace()
+    rng = np.random.default_rng(1)
+    images = rng.normal(3, 2, (16, 8, 8, 4)).astype(np.float32)
+    models = []
+    for _ in range(2):
+        image = keras.Input((8, 8, 4))
+        models.append(keras.Model(image, keras.layers.BatchNormalization(dtype="mixed_bfloat16")(image)))
+    plain, fast = models
+    kernels.use(keras, fast)
+    for _ in range(3):
+        theirs, ours = plain(images, training=True), fast(images, training=True)
+    assert ours.dtype == theirs.dtype == "bfloat16"
+    np.testing.assert_allclose(np.float32(ours), np.float32(theirs), atol=0.03)
+    for a, b in zip(fast.get_weights(), plain.get_weights(), strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=0.01, atol=1e-4)
+
+
 def test_a_strided_1x1_convolution_takes_every_other_pixel() -> None:
     keras = keras_namespace()
     image = keras.Input((7, 8, 4))

@@ -66,6 +66,7 @@ RECIPES = {
         augment="basic",
         average=0.998,
         stem="half",
+        mixed_precision=True,
         validation=0.04,
         expects=80.0,
         where="cifar10",

@@ -45,6 +45,7 @@ RECIPES = {
         weight_decay=1e-3,
         augment="basic",
         average=0.998,
+        mixed_precision=True,
         validation=0.04,
         expects=83.3,
         where="cifar10",
