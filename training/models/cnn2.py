@@ -41,7 +41,7 @@ RECIPES = {
         schedule="cosine",
         warmup_epochs=2,
         batch_size=128,
-        epochs=60,
+        epochs=48,
         weight_decay=0.01,
         dropout=0.3,
         augment="basic",
@@ -50,7 +50,7 @@ RECIPES = {
         validation=0.04,
         expects=85.0,
         where="cifar10",
-        minutes=70,
+        minutes=60,
         source="goal",
     ),
     "reference": Recipe(
