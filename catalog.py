@@ -224,6 +224,12 @@ class Card:
     files: dict[str, str]
     teacher_sha256: str = ""  # the teacher's weights, where the recipe distils
     notes: str = ""
+    compute_dtype: str = ""  # of the products in training, bfloat16 where mixed precision gained; "": was not noted
+
+    @property
+    def whole_recipe(self) -> dict[str, Any]:
+        """The recipe with the fields that recipes have got since, at their defaults, by which it was trained."""
+        return {**Recipe().decisive(), **self.recipe}
 
 
 @dataclass(frozen=True)

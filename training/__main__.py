@@ -30,6 +30,7 @@ StoreOption = Annotated[Path | None, typer.Option(help="where models are kept [M
 DatasetOption = Annotated[str, typer.Option("--dataset", "-d", help="a file of training/data")]
 RootOption = Annotated[Path | None, typer.Option(help="the data set's folder; `folder` needs it")]
 RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="one of the recipes beside the model")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of weights, order and augmentation")]
 ForceOption = Annotated[bool, typer.Option("--force", help="start over, replacing what is there")]
 
 
@@ -40,12 +41,18 @@ def train(
     root: RootOption = None,
     recipe: RecipeOption = "report",
     name: Annotated[str, typer.Option(help="what to call it in the store [the model's name]")] = "",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: SeedOption = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="overrides the recipe")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="overrides the recipe")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="overrides the recipe")] = None,
     weights: Annotated[str, typer.Option(help="none or imagenet; overrides the recipe")] = "",
     frozen_layers: Annotated[int | None, typer.Option(min=0, help="of ImageNet weights, from the input")] = None,
+    flip_at_test: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip-at-test/--no-flip-at-test", help="the mean over the image and its mirror image; twice the work"
+        ),
+    ] = None,
     teacher: Annotated[str, typer.Option(help="a trained model to distil from")] = "",
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="time between checkpoints")] = 60.0,
     devices: Annotated[int, typer.Option(min=0, help="that share each batch; 0 is every GPU there is")] = 0,
@@ -62,6 +69,8 @@ def train(
     if weights not in ("", "none", "imagenet"):
         raise KilnError(f"--weights is none or imagenet, not {weights[:40]!r}")
     given |= {"weights": weights} if weights else {}
+    given |= {"frozen_layers": 0} if weights == "none" and frozen_layers is None else {}
+    given |= {"flip_at_test": flip_at_test} if flip_at_test is not None else {}
     if teacher and teacher == (name or model):
         raise KilnError(f"{teacher} cannot be taught by itself, which it would replace; keep both with --name")
     given |= {"teacher": teacher} if teacher else {}
@@ -120,7 +129,7 @@ def sweep(
     root: RootOption = None,
     recipe: RecipeOption = "cpu",
     epochs: Annotated[int | None, typer.Option(min=1, help="overrides the space")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: SeedOption = 0,
     cpus: Annotated[int, typer.Option(min=1, help="of each trial; as many run at once as fit")] = 1,
     out: Annotated[Path | None, typer.Option(help="where it is kept [sweeps/MODEL-DATASET-SPACE-SEARCH]")] = None,
 ) -> None:
@@ -171,6 +180,8 @@ def seeds(
     recipes = [plain, *([dataclasses.replace(plain, teacher=teacher)] if teacher else [])]
     jobs = [_job(model, model, recipe, one, loaded, opened) for one in recipes]
     cure = f"lower the learning_rate of its recipe {recipe} in training/models/{model}.py"
+    for job in jobs if force else []:
+        several.forget(job, count)
     made = [several.run(job, count, functools.partial(_run_or_stop, cure=cure), force) for job in jobs]
     several.report(model, dataset, [figures for figures, _ in made])
     if out:
@@ -229,7 +240,7 @@ def _python(arguments: list[str]) -> int:
     finally:
         signal.signal(signal.SIGINT, before)
     if stops or status in (130, -signal.SIGINT):
-        raise typer.Exit(130)
+        raise _stopped("the rest is not trained")
     return status
 
 
@@ -273,13 +284,15 @@ def _command(arguments: list[str]) -> str:
 
 def _run(job: Job, tensorboard: bool) -> Card:
     from training.complete import complete
+    from training.job import alone
     from training.loop import train
     from training.tensorboard import logs
 
-    with logs(job.folder / "tensorboard") if tensorboard else nullcontext() as on_epoch:
-        trained = train(job, on_epoch)
-    card = complete(job, trained, _command(sys.argv[1:]))
-    job.checkpoints.clear()
+    with alone(job):
+        with logs(job.folder / "tensorboard") if tensorboard else nullcontext() as on_epoch:
+            trained = train(job, on_epoch)
+        card = complete(job, trained, _command(sys.argv[1:]))
+        job.checkpoints.clear()
     return card
 
 

@@ -17,6 +17,7 @@ from training.seeds import FOLDER, Seeds
 
 KEPT, PAGE, ZOO = ROOT / "results" / "training", ROOT / "docs" / "accuracies.md", ROOT / "zoo"
 DATASET = "cifar10"
+Key = tuple[str, str, str, str, str]  # architecture, recipe, teacher, sha256 of its weights and of the recipe's content
 HEAD = """# What the recipes reach
 
 Written by `python -m training publish`; do not edit. Top-1 accuracy on all {images} test images of CIFAR-10, in
@@ -27,23 +28,21 @@ at before the end of a run. `expects` is what the recipe itself says; the cards 
 
 def keep(store: Store, folder: Path = KEPT) -> list[Path]:
     """Copies the cards of a store's models that a recipe of `training/models/` made, those of `seeds` too."""
-    kept = []
-    for one in (store, Store(store.root / FOLDER)):
-        for name in one.models():
-            card = one.card(name)
-            if card.dataset.name != DATASET or not current(card):
-                continue
-            teacher = f"-from-{card.recipe['teacher']}" if card.recipe["teacher"] else ""
-            path = folder / f"{card.architecture}-{card.recipe_name}{teacher}-seed{card.seed}.json"
-            catalog.write_atomic(path, catalog.to_json(dataclasses.replace(card, model=path.stem)))
-            kept.append(path)
-    return kept
+    found = [one.card(name) for one in (store, Store(store.root / FOLDER)) for name in one.models()]
+    kept: dict[Path, Card] = {}
+    for card in sorted(found, key=lambda card: card.created):  # of one seed trained twice, the newer
+        if card.dataset.name == DATASET and current(card):
+            teacher = f"-from-{card.recipe['teacher']}" if card.recipe.get("teacher") else ""
+            kept[folder / f"{card.architecture}-{card.recipe_name}{teacher}-seed{card.seed}.json"] = card
+    for path, card in kept.items():
+        catalog.write_atomic(path, catalog.to_json(dataclasses.replace(card, model=path.stem)))
+    return sorted(kept)
 
 
 def current(card: Card) -> bool:
     """Whether a card's recipe is still the one of that name, but for a teacher."""
     recipe = recipe_of(card)
-    return recipe is not None and card.recipe == {**recipe.decisive(), "teacher": card.recipe.get("teacher")}
+    return recipe is not None and card.whole_recipe == {**recipe.decisive(), "teacher": card.recipe.get("teacher", "")}
 
 
 def recipe_of(card: Card) -> Recipe | None:
@@ -55,45 +54,51 @@ def recipe_of(card: Card) -> Recipe | None:
 
 
 def read(folder: Path = KEPT, zoo: Path = ZOO) -> list[Card]:
-    """The cards that are kept; one that is in both places is told once.
+    """The cards that are kept; of the same recipe, teacher and seed in both places, the newer.
 
     Raises:
         KilnError: A card cannot be read.
     """
-    found: dict[str, Card] = {}
-    for path in [*sorted(folder.glob("*.json")), *sorted(zoo.glob(f"*/{CARD}"))]:
-        card = catalog.read_card(Card, path)
-        found.setdefault(card.weights_sha256, card)
+    cards = [catalog.read_card(Card, path) for path in [*folder.glob("*.json"), *zoo.glob(f"*/{CARD}")]]
+    found = {(_key(card), card.seed): card for card in sorted(cards, key=lambda card: card.created)}
     return [card for card in found.values() if card.dataset.name == DATASET and recipe_of(card) is not None]
+
+
+def _key(card: Card) -> Key:
+    """What cards of several seeds must share to be told together."""
+    recipe = catalog.sha256_of_json(card.whole_recipe)
+    return card.architecture, card.recipe_name, card.recipe.get("teacher", ""), card.teacher_sha256, recipe
 
 
 def page(cards: Iterable[Card]) -> str:
     """The page in Markdown."""
-    groups: dict[tuple[str, str, str], list[Card]] = {}
+    groups: dict[Key, list[Card]] = {}
     for card in sorted(cards, key=lambda card: card.seed):
-        groups.setdefault((card.architecture, card.recipe_name, card.recipe.get("teacher", "")), []).append(card)
+        groups.setdefault(_key(card), []).append(card)
     images = {card.accuracy.images for same in groups.values() for card in same}
     lines = ["| model | recipe | teacher | expects | top-1 % | seeds | parameters | minutes | on | commit |"]
     lines += ["|---|---|---|--:|--:|--:|--:|--:|---|---|"]
     lines += [_row(key, groups[key]) for key in sorted(groups)]
     head = HEAD.format(images=" or ".join(f"{count:,}" for count in sorted(images)) or "10,000")
-    return "\n".join([head, *lines, "", _missing(set(groups)), ""])
+    return "\n".join([head, *lines, "", _missing({key[:3] for key in groups}), ""])
 
 
-def _row(key: tuple[str, str, str], same: list[Card]) -> str:
-    model, recipe_name, teacher = key
+def _row(key: Key, same: list[Card]) -> str:
+    model, recipe_name, teacher, *_ = key
     newest = max(same, key=lambda card: card.created)
     recipe = recipe_of(newest)
     expects = f"{recipe.expects:g}" if recipe and recipe.expects and not teacher else ""
     minutes = statistics.mean(card.train_seconds for card in same) / 60
     changed = "" if all(map(current, same)) else " (the recipe has changed since)"
     cells = [model, recipe_name + changed, teacher, expects, _top1(key, same), str(len(same)), f"{newest.parameters:,}"]
-    cells += [f"{minutes:.0f}" if minutes >= 1 else f"{minutes:.1f}", newest.device, f"`{newest.commit}`"]
+    arithmetic = sorted({card.compute_dtype for card in same if card.compute_dtype not in ("", "float32")})
+    device = ", ".join([newest.device, *arithmetic])
+    cells += [f"{minutes:.0f}" if minutes >= 1 else f"{minutes:.1f}", device, f"`{newest.commit}`"]
     return f"| {' | '.join(cells)} |"
 
 
-def _top1(key: tuple[str, str, str], same: list[Card]) -> str:
-    _, recipe_name, teacher = key
+def _top1(key: Key, same: list[Card]) -> str:
+    _, recipe_name, teacher, *_ = key
     first = same[0].accuracy
     if len(same) == 1:
         return f"{first.top1:.2f} ({first.low:.2f} to {first.high:.2f})"

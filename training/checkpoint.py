@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from catalog import KilnError, from_json, sha256_of, sha256_of_json, staged_folder, write_atomic
+from catalog import KilnError, Recipe, from_json, sha256_of, sha256_of_json, staged_folder, write_atomic
 
 KEEP = 2
 HISTORY = "history.csv"
@@ -107,7 +107,9 @@ def same_run(state: State, run: dict[str, Any], model: str) -> None:
     Raises:
         KilnError: Names what differs, and the ways out.
     """
-    was = {"backend": "tensorflow", **state.run}  # no other was in use when it was not noted
+    # what was not noted then was the one that there was, or has come since and is at its default
+    was = {"backend": "tensorflow", "compute_dtype": run.get("compute_dtype"), **Recipe().decisive(), **state.run}
+    run = {**Recipe().decisive(), **run}
     differing = sorted(key for key in run.keys() | was.keys() if run.get(key) != was.get(key))
     if differing:
         told = "; ".join(f"{key} was {was.get(key)!r}, is {run.get(key)!r}" for key in differing[:4])

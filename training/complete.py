@@ -26,6 +26,7 @@ def complete(job: Job, trained: Trained, command: str) -> Card:
         RuntimeError: The file that was saved does not predict what the trained network predicts.
     """
     keras, data = trained.keras, job.dataset
+    compute_dtype = keras.config.dtype_policy().compute_dtype
     keras.mixed_precision.set_global_policy("float32")
     shape, classes = data.x_test.shape[1:], len(data.classes)
     plain = network.build(keras, job.architecture, shape, classes, job.recipe)
@@ -63,6 +64,7 @@ def complete(job: Job, trained: Trained, command: str) -> Card:
         notes="test-time flip: every prediction is the mean over the image and its mirror image"
         if job.recipe.flip_at_test
         else "",
+        compute_dtype=compute_dtype,
     )
     write_atomic(job.folder / catalog.CARD, to_json(card))
     return card

@@ -48,7 +48,11 @@ def spread(keras: Any, asked: int) -> Iterator[int]:
 
 
 def gpus(keras: Any) -> list[str]:
-    """Names of the GPUs Keras sees, `gpu:0` and on."""
+    """Names of the GPUs Keras sees, `gpu:0` and on; TensorFlow's devices are not started by asking."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return [f"gpu:{number}" for number in range(len(tf.config.list_physical_devices("GPU")))]
     return [name for name in keras.distribution.list_devices() if "gpu" in name.lower() or "cuda" in name.lower()]
 
 
@@ -59,6 +63,11 @@ def gains_from_bfloat16(keras: Any) -> bool:
     """
     made_for_it = {"avx512_bf16", "amx_bf16"} & catalog.processor()[1]
     return bool(gpus(keras)) or (keras.backend.backend() == "tensorflow" and bool(made_for_it))
+
+
+def compiles(keras: Any, devices: int) -> bool:
+    """Whether XLA makes steps faster: always on JAX; with TensorFlow on one GPU, since Keras refuses it to several."""
+    return keras.backend.backend() == "jax" or (devices == 1 and bool(gpus(keras)))
 
 
 def _split_processor(jax: bool, devices: int) -> None:

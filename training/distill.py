@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from catalog import Card, KilnError, Store
 from training.data import Dataset
 
-Labels = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Labels = Callable[[NDArray[np.uint8], Callable[[], None]], NDArray[np.float32]]
 
 
 def teacher_card(store: Store, teacher: str, dataset: Dataset) -> Card:
@@ -33,13 +33,15 @@ def teacher_card(store: Store, teacher: str, dataset: Dataset) -> Card:
 def labeller(keras: Any, store: Store, teacher: str, temperature: float, batch: int) -> Labels:
     """A function from uint8 `[N, H, W, 3]` to the teacher's probabilities `[N, classes]` at `temperature`.
 
-    `batch` must be a multiple of the devices, and N too. Softmax(logits / T) is softmax(log(probabilities) / T), so the
+    Its second argument is called between batches, and may end it with an exception. `batch` must be a multiple of the
+    devices, and N too. Softmax(logits / T) is softmax(log(probabilities) / T), so the
     saved model's probabilities suffice.
     """
     model = keras.models.load_model(store.model_dir(teacher) / "model.keras", compile=False)
 
-    def labels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        probabilities = np.asarray(model.predict(images, batch_size=batch, verbose=0))
+    def labels(images: NDArray[np.uint8], between: Callable[[], None]) -> NDArray[np.float32]:
+        watcher = keras.callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs=None: between())
+        probabilities = np.asarray(model.predict(images, batch_size=batch, verbose=0, callbacks=[watcher]))
         return soften(probabilities, temperature)
 
     return labels

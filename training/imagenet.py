@@ -20,7 +20,8 @@ _FILES = {
 def application(keras: Any, name: str, shape: Shape, recipe: Recipe) -> tuple[Any, Any]:
     """The application without its top: its input (uint8 `[N, H, W, 3]`) and its feature map `[N, h, w, channels]`.
 
-    The first `recipe.frozen_layers` layers are not trained. Inputs are scaled to [0, 1], as the reports did.
+    The first `recipe.frozen_layers` layers of ImageNet weights are not trained; without these weights all are. Inputs
+    are scaled to [0, 1], as the reports did.
 
     Raises:
         KilnError: The ImageNet weights are neither in Keras' cache nor to be had; the message says what to put where.
@@ -38,8 +39,9 @@ def application(keras: Any, name: str, shape: Shape, recipe: Recipe) -> tuple[An
             f"the ImageNet weights of {name} could not be downloaded. Put {_FILES[name]} into {where}/models/ under "
             "its own name, or train from nothing with --weights none"
         ) from error
-    for layer in body.layers[: recipe.frozen_layers + 2]:  # the input and the scaling come first
-        layer.trainable = False
+    if weights:
+        for layer in body.layers[: recipe.frozen_layers + 2]:  # the input and the scaling come first
+            layer.trainable = False
     return image, body.output
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +36,16 @@ class Job:
     over: bool = False  # starts over: what is there is forgotten as soon as the run can begin
 
     def __post_init__(self) -> None:
-        """Refuses ImageNet weights for a network that would not take them.
+        """Refuses ImageNet weights for a network that would not take them, and frozen layers without such weights.
 
         Raises:
             KilnError: Names the recipes that do.
         """
+        if self.recipe.frozen_layers and self.recipe.weights != "imagenet":
+            raise KilnError(
+                f"{self.recipe.frozen_layers} frozen layers would stay as they are drawn: only ImageNet weights can be "
+                f"frozen; these recipes have them: {', '.join(imagenet.recipes())}"
+            )
         if self.recipe.weights == "imagenet" and self.recipe.stem != "imagenet":
             raise KilnError(
                 f"{self.architecture} by recipe {self.recipe_name} does not begin with ImageNet weights; these recipes "
@@ -64,7 +72,7 @@ class Job:
     def is_of(self, card: Card) -> bool:
         """Whether this very job made the card."""
         told = {"architecture": card.architecture, "dataset": card.dataset.sha256, "seed": card.seed}
-        return self.identity == {**told, "teacher_sha256": card.teacher_sha256, **card.recipe}
+        return self.identity == {**told, "teacher_sha256": card.teacher_sha256, **card.whole_recipe}
 
     @property
     def folder(self) -> Path:
@@ -75,6 +83,26 @@ class Job:
     def checkpoints(self) -> Checkpoints:
         """Those of this run, whether or not there are any."""
         return Checkpoints(self.folder / "checkpoints")
+
+
+@contextmanager
+def alone(job: Job) -> Iterator[None]:
+    """Keeps every other process from training into the job's folder.
+
+    Raises:
+        KilnError: One does.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    folder = os.open(job.folder, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise KilnError(
+            f"another process is training {job.model} into {job.folder}; wait for it, or give this run another --name"
+        ) from error
+    finally:
+        os.close(folder)
 
 
 def finished(job: Job, store: Store, name: str) -> Card | None:

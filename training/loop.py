@@ -31,6 +31,7 @@ from training.checkpoint import HISTORY, State, history_csv, same_run
 from training.job import Job, start_over
 from training.watcher import watcher
 
+BACKENDS = ("tensorflow", "jax")
 STEPS_A_CALL = 8  # compiled into one call on small networks; also how long an interrupt may wait
 PREDICT_BATCH = 500
 
@@ -44,9 +45,17 @@ class Diverged(KilnError):
 
 
 def keras_namespace(mixed_precision: bool = False) -> Any:
-    """Keras on the backend `KERAS_BACKEND` names, set to give the same result for the same seed."""
+    """Keras on the backend `KERAS_BACKEND` names; on a processor the same seed gives the same result.
+
+    On a GPU TensorFlow's operations are not made deterministic, since it would have no XLA then.
+
+    Raises:
+        KilnError: No network can be trained on that backend.
+    """
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend not in BACKENDS:
+        raise KilnError(f"KERAS_BACKEND={backend[:40]} is none of {', '.join(BACKENDS)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
     with console.without_banners():
         import keras
 
@@ -55,6 +64,7 @@ def keras_namespace(mixed_precision: bool = False) -> Any:
     if keras.backend.backend() == "tensorflow" and not _on_gpu(keras):
         import tensorflow as tf
 
+        tf.config.experimental.enable_op_determinism()
         # seven seconds a graph of ResNet50, and on a processor no step is faster for it
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     return keras
@@ -106,7 +116,7 @@ def prepare(job: Job, count: int = 1) -> _Run:
     keras = keras_namespace(job.recipe.mixed_precision)
     found = None if job.over else job.checkpoints.newest(functools.partial(_warn, job.model))
     if found:
-        same_run(found[0], {**job.identity, "backend": keras.backend.backend()}, job.model)
+        same_run(found[0], _identity(job, keras), job.model)
     keras.utils.set_random_seed(job.seed)
     shape = (None, None, 3) if job.recipe.sizes else job.dataset.x_train.shape[1:]
     if job.start:
@@ -122,6 +132,15 @@ def prepare(job: Job, count: int = 1) -> _Run:
         run.restore(*found)
         console.err.print(f"{job.model}: going on from epoch {run.state.epoch + 1}, step {run.state.step}")
     return run
+
+
+def _identity(job: Job, keras: Any) -> dict[str, Any]:
+    """What must be the same for a run to go on: the job, and how its steps are computed."""
+    return {
+        **job.identity,
+        "backend": keras.backend.backend(),
+        "compute_dtype": keras.config.dtype_policy().compute_dtype,
+    }
 
 
 def _warn(model: str, message: str) -> None:
@@ -168,7 +187,7 @@ class _Run:
             optimizer=self.optimizer,
             loss=optimize.loss(keras, job.recipe, classes),
             metrics=[_top1(keras, classes)],
-            jit_compile=_on_gpu(keras) or keras.backend.backend() == "jax",
+            jit_compile=devices.compiles(keras, count),
             steps_per_execution=STEPS_A_CALL if model.count_params() < 1_000_000 and count == 1 else 1,
         )
         self.optimizer.build(model.trainable_variables)
@@ -176,7 +195,7 @@ class _Run:
         if teacher := job.recipe.teacher:
             kept = job.teachers or job.store
             self.labels = distill.labeller(keras, kept, teacher, job.recipe.temperature, PREDICT_BATCH * count)
-        self.state = State({**job.identity, "backend": keras.backend.backend()}, epoch=0, step=0)
+        self.state = State(_identity(job, keras), epoch=0, step=0)
         self.size: tuple[int, int] | None = None  # of the images that the network is compiled for
         self.stop_asked = False
         self.saved_at = self.begun = time.monotonic()
@@ -236,7 +255,7 @@ class _Run:
         begun, done = time.monotonic(), self.state.step * self.job.recipe.batch_size
         if self.labels is not None:
             seen = epochs.sized(x, *self.job.dataset.x_train.shape[1:3])  # a teacher knows images of its own size only
-            y = np.concatenate([y, self.labels(seen)], axis=1)  # [N, 2 * classes]
+            y = np.concatenate([y, self.labels(seen, self.settle)], axis=1)  # [N, 2 * classes]
         self.compiled_for(x.shape[1:3])
         if done < len(x):
             self.model.fit(

@@ -24,6 +24,11 @@ def _png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
+def _literal(text: str) -> str:
+    """The text as it is: matplotlib takes what stands between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
+
+
 def _bare(axes: Any) -> None:
     axes.grid(color=PALE, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -59,8 +64,9 @@ def confusion(counts: NDArray[np.int64], classes: list[str]) -> bytes:
     axes = figure.subplots()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
+    names = [_literal(name) for name in classes]
+    axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), names)
     if len(classes) <= 20:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if share[row, column] > 0.55 else INK if count else PALE
@@ -107,7 +113,7 @@ def grid(images: list[tuple[NDArray[np.uint8], str]], columns: int) -> bytes:
         top, left = (number // columns) * (cell + head + gap) + head, (number % columns) * (cell + gap)
         nearest = [np.arange(cell) * side // cell for side in image.shape[:2]]
         canvas[top : top + cell, left : left + cell] = image[np.ix_(*nearest)]
-        axes.text(left, top - 4, text, fontsize=7.5, color=INK, va="bottom", linespacing=1.15)
+        axes.text(left, top - 4, _literal(text), fontsize=7.5, color=INK, va="bottom", linespacing=1.15)
     if not images:
         axes.text(4, cell / 2, "none", color=SOFT)
     axes.imshow(canvas, interpolation="nearest")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import catalog
 import console
 from catalog import Card, Store
-from training.job import Job, finished
+from training.job import Job, finished, start_over
 
 FOLDER = ".seeds"  # inside the store, where no command looks for models
 
@@ -40,16 +40,26 @@ class Seeds:
 def run(job: Job, seeds: int, train: Callable[[Job], Card], force: bool = False) -> tuple[Seeds, list[Card]]:
     """Trains `job` with seeds 0, 1, …; one that is trained already, here or in the store, is taken as it is.
 
-    With `force` all are trained again, beside those that the store has of the user's own.
+    With `force` none is taken of the user's own; call `forget` first.
     """
-    inner = Store(job.store.root / FOLDER)
     cards = []
-    for seed in range(seeds):
-        one = dataclasses.replace(job, seed=seed, store=inner, teachers=job.store, over=force)
-        one = dataclasses.replace(one, model=f"{job.architecture}-{job.recipe_name}-{seed}-{one.digest}")
-        cards.append((None if force else find(one, job.store) or find(one, inner)) or train(one))
+    for one in _each(job, seeds):
+        cards.append((None if force else find(one, job.store)) or find(one, one.store) or train(one))
     top1 = [card.accuracy.top1 for card in cards]
     return Seeds(job.recipe_name, job.recipe.teacher, top1, cards[0].accuracy.images), cards
+
+
+def forget(job: Job, seeds: int) -> None:
+    """Of these seeds nothing is trained any more: one that is stopped may go on, and takes no old one for a new one."""
+    for one in _each(job, seeds):
+        start_over(one)
+
+
+def _each(job: Job, seeds: int) -> Iterator[Job]:
+    inner = Store(job.store.root / FOLDER)
+    for seed in range(seeds):
+        one = dataclasses.replace(job, seed=seed, store=inner, teachers=job.store)
+        yield dataclasses.replace(one, model=f"{job.architecture}-{job.recipe_name}-{seed}-{one.digest}")
 
 
 def find(job: Job, store: Store) -> Card | None:

@@ -38,9 +38,9 @@ def test_cards_of_current_recipes_are_kept_one_a_seed(tmp_path: Path) -> None:
     put(Store(store.root / FOLDER), card(1, 82.0, recipe=taught, weights_sha256="f" * 64), "cnn1-cpu-1-4567abcd")
     kept = accuracies.keep(store, tmp_path / "kept")
     assert [path.name for path in kept] == [
+        "cnn1-cpu-from-mobilenetv2-seed1.json",
         "cnn1-cpu-seed0.json",
         "cnn1-cpu-seed1.json",
-        "cnn1-cpu-from-mobilenetv2-seed1.json",
     ]
     again = accuracies.read(tmp_path / "kept", tmp_path / "no-zoo")
     assert sorted(one.accuracy.top1 for one in again) == [80.0, 81.0, 82.0]
@@ -58,6 +58,39 @@ def test_the_page_tells_intervals_of_one_seed_and_the_spread_of_several() -> Non
 def test_a_recipe_that_has_changed_since_is_told() -> None:
     text = accuracies.page([card(recipe={**cnn1.RECIPES["cpu"].decisive(), "epochs": 3})])
     assert "| cpu (the recipe has changed since) |" in text
+
+
+def test_one_seed_trained_twice_is_one_seed(tmp_path: Path) -> None:
+    """By a recipe that has changed it is another row; by the same one the newer counts."""
+    kept, zoo, recipe = tmp_path / "kept", tmp_path / "zoo", cnn1.RECIPES["cpu"].decisive()
+    older = card(0, 85.0, weights_sha256="a" * 64, recipe={**recipe, "epochs": 13}, created="2026-01-01T00:00:00+00:00")
+    store = Store(zoo)
+    put(store, older, "cnn1")
+    put(store, card(0, 87.0, created="2026-02-01T00:00:00+00:00"), "other")
+    put(store, card(0, 86.0, weights_sha256="b" * 64, created="2026-01-02T00:00:00+00:00"), "third")
+    accuracies.keep(store, kept)
+    assert [path.name for path in kept.iterdir()] == ["cnn1-cpu-seed0.json"]
+    rows = [line for line in accuracies.page(accuracies.read(kept, zoo)).splitlines() if line.startswith("| cnn1")]
+    assert [row.split("|")[5].strip()[:5] for row in rows] in (["85.00", "87.00"], ["87.00", "85.00"])
+    assert all(row.split("|")[6].strip() == "1" for row in rows)
+
+
+def test_a_recipe_field_that_came_later_changes_no_card(tmp_path: Path) -> None:
+    recipe = cnn1.RECIPES["cpu"].decisive()
+    del recipe["class_weights"]  # as if recipes had got it after this card
+    old = card(recipe=recipe)
+    assert accuracies.current(old) and "changed since" not in accuracies.page([old])
+
+
+def test_the_arithmetic_of_a_training_is_told() -> None:
+    assert "EPYC, bfloat16 |" in accuracies.page([card(device="EPYC", compute_dtype="bfloat16")])
+
+
+def test_what_is_called_measured_has_its_card() -> None:
+    shown = {(one.architecture, one.recipe_name) for one in accuracies.read() if accuracies.current(one)}
+    for name in catalog.plugin_names("training.models"):
+        for recipe_name, recipe in catalog.plugin("training.models", name).RECIPES.items():
+            assert not recipe.source.startswith("measured") or (name, recipe_name) in shown, (name, recipe_name)
 
 
 def test_a_file_that_is_no_card_is_named(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ with devices.spread(keras, 3) as count:
     store.model_dir("teacher").mkdir()
     teacher.save(store.model_dir("teacher") / "model.keras")
     run = loop.prepare(Job("m", "lenet", "test", recipe, few, 0, store, devices=3), count)
-    print(json.dumps(run.labels(run.draw(0)[0]).shape))
+    print(json.dumps(run.labels(run.draw(0)[0], lambda: None).shape))
 """
 
 
@@ -135,10 +135,10 @@ def test_bfloat16_is_for_processors_made_for_it(
     monkeypatch: pytest.MonkeyPatch, flags: set[str], backend: str, gains: bool
 ) -> None:
     monkeypatch.setattr(catalog, "processor", lambda: ("a processor", frozenset(flags)))
-    keras = SimpleNamespace(
-        backend=SimpleNamespace(backend=lambda: backend),
-        distribution=SimpleNamespace(list_devices=lambda: ["cpu:0"]),
-    )
+    keras = SimpleNamespace(backend=SimpleNamespace(backend=lambda: backend))
+    monkeypatch.setattr(devices, "gpus", lambda _: [])
     assert devices.gains_from_bfloat16(keras) is gains
-    keras.distribution.list_devices = lambda: ["gpu:0"]
-    assert devices.gains_from_bfloat16(keras)
+    assert devices.compiles(keras, 1) is (backend == "jax")
+    monkeypatch.setattr(devices, "gpus", lambda _: ["gpu:0", "gpu:1"])
+    assert devices.gains_from_bfloat16(keras) and devices.compiles(keras, 1)
+    assert devices.compiles(keras, 2) is (backend == "jax")

@@ -6,7 +6,7 @@ from sklearn import metrics
 
 import catalog
 from catalog import Recipe
-from training import distill, evaluation, optimize
+from training import distill, evaluation, optimize, plots
 from training.loop import keras_namespace
 
 
@@ -67,6 +67,34 @@ def test_weight_decay_spares_biases_and_batchnorm():
     optimizer.apply([keras.ops.zeros(v.shape) for v in model.trainable_variables])
     after = {v.path.rpartition("/")[2]: float(np.asarray(v).mean()) for v in model.trainable_variables}
     assert after["kernel"] == pytest.approx(0.95) and after["bias"] == after["gamma"] == after["beta"] == 1
+
+
+def test_rmsprop_decays_kernels_alone_too():
+    keras = keras_namespace()
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    optimizer = optimize.optimizer(keras, Recipe(optimizer="rmsprop", learning_rate=0.1, weight_decay=0.5), 1)
+    assert type(optimizer) is keras.optimizers.RMSprop
+    optimizer.build(model.trainable_variables)
+    for variable in model.trainable_variables:
+        variable.assign(np.ones(variable.shape))
+    optimizer.apply([keras.ops.zeros(v.shape) for v in model.trainable_variables])
+    assert [float(np.asarray(v).mean()) for v in model.trainable_variables] == pytest.approx([0.95, 1.0])
+
+
+def test_momentum_is_nesterovs():
+    keras = keras_namespace()
+    optimizer = optimize.optimizer(keras, Recipe(optimizer="sgd", learning_rate=0.1, momentum=0.9), 1)
+    weight = keras.Variable([1.0])
+    optimizer.build([weight])
+    optimizer.apply([keras.ops.ones((1,))])
+    assert float(np.asarray(weight)[0]) == pytest.approx(1 - 0.1 * (1 + 0.9))  # the first step looks ahead by one
+
+
+def test_class_names_are_no_formulas():
+    names = ["$5_$10", "a$b", "plain"]
+    assert plots.confusion(np.eye(3, dtype=np.int64), names)[:4] == b"\x89PNG"
+    image = np.zeros((4, 4, 3), np.uint8)
+    assert plots.grid([(image, f"{name}\nsaid {name}") for name in names], columns=2)[:4] == b"\x89PNG"
 
 
 def test_a_short_run_forgets_its_first_weights():

@@ -72,6 +72,28 @@ def test_in_bfloat16_batchnorm_stays_one_operation_over_float_statistics() -> No
         np.testing.assert_allclose(a, b, rtol=0.01, atol=1e-4)
 
 
+def test_in_bfloat16_a_step_is_as_near_to_float_as_keras_own() -> None:
+    """Rounded otherwise, not worse: twice the error that Keras' own layers have at most."""
+    keras = keras_namespace()
+    rng = np.random.default_rng(2)
+    images, labels = rng.integers(0, 256, (16, 16, 16, 3), dtype=np.uint8), rng.integers(0, 10, 16)
+    exact = two_blocks(keras)
+    start = exact.get_weights()
+    losses = {"exact": one_step(keras, exact, images, labels)[0]}
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        for name in ("plain", "fast"):
+            model = two_blocks(keras)
+            model.set_weights(start)
+            if name == "fast":
+                kernels.use(keras, model)
+            losses[name] = one_step(keras, model, images, labels)[0]
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert abs(losses["plain"] - losses["exact"]) < 0.1  # else this says nothing
+    assert abs(losses["fast"] - losses["exact"]) <= max(2 * abs(losses["plain"] - losses["exact"]), 0.02)
+
+
 def test_a_strided_1x1_convolution_takes_every_other_pixel() -> None:
     keras = keras_namespace()
     image = keras.Input((7, 8, 4))

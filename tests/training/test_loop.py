@@ -8,10 +8,10 @@ import pytest
 from catalog import KilnError, Recipe, Store
 from tests.export import train_tiny
 from tests.training.networks import any_size, stand_in
-from training import data, distill, epochs, loop, network, optimize
+from training import data, devices, distill, epochs, loop, network, optimize
 from training.checkpoint import Checkpoints
 from training.complete import complete
-from training.job import Job
+from training.job import Job, alone
 from training.models import mobilenetv2
 
 
@@ -123,3 +123,68 @@ def test_resuming_with_another_seed_or_data_is_refused(few, tmp_path):
     loop.train(first)
     with pytest.raises(KilnError, match=r"seed was 0, is 1.*--force"):
         loop.train(dataclasses.replace(first, seed=1))
+
+
+def test_a_stop_does_not_wait_for_the_teacher(taught, few):
+    asked = dataclasses.replace(job(few, taught, teacher="tiny"), model="stopped")
+    run = loop.prepare(asked)
+    run.stop_asked = True
+    with pytest.raises(loop.Interrupted):
+        run.epoch(*run.draw(0))
+    assert run.state.step == 0 and asked.checkpoints.any()
+
+
+def test_bfloat16_is_noted_and_a_run_does_not_go_on_in_another_arithmetic(few, tmp_path, monkeypatch):
+    stand_in(monkeypatch)
+    monkeypatch.setattr(devices, "gains_from_bfloat16", lambda _: True)
+    asked = job(few, Store(tmp_path), mixed_precision=True, augment="basic", average=0.5)
+    trained = loop.train(asked)
+    kernel = trained.model.layers[2]
+    assert kernel.compute_dtype == "bfloat16" and kernel.variable_dtype == "float32"
+    monkeypatch.setattr(devices, "gains_from_bfloat16", lambda _: False)
+    with pytest.raises(KilnError, match="compute_dtype was 'bfloat16', is 'float32'"):
+        loop.prepare(asked)
+    monkeypatch.setattr(devices, "gains_from_bfloat16", lambda _: True)
+    card = complete(asked, loop.train(asked), "python -m training any_size")  # goes on at its end
+    saved = trained.keras.models.load_model(asked.folder / "model.keras", compile=False)
+    assert card.compute_dtype == "bfloat16" and {layer.compute_dtype for layer in saved.layers} == {"float32"}
+    assert (
+        complete(asked, loop.train(dataclasses.replace(asked, over=True)), "again").weights_sha256
+        == card.weights_sha256
+    )
+    plain = loop.train(dataclasses.replace(job(few, Store(tmp_path / "plain")), model="plain"))
+    assert plain.model.layers[2].compute_dtype == "float32"
+
+
+def test_a_flip_at_test_is_saved_counted_and_named(few, tmp_path, monkeypatch):
+    stand_in(monkeypatch)
+    cards = []
+    for flip in (False, True):
+        asked = job(few, Store(tmp_path / str(flip)), epochs=1, flip_at_test=flip)
+        cards.append(complete(asked, loop.train(asked), "python -m training any_size"))
+    assert cards[1].macs == 2 * cards[0].macs and not cards[0].notes
+    assert "test-time flip" in cards[1].notes and cards[1].recipe["flip_at_test"] is True
+    saved = loop.keras_namespace().models.load_model(asked.folder / "model.keras", compile=False)
+    images = few.x_val
+    np.testing.assert_allclose(
+        saved.predict(images, verbose=0), saved.predict(images[:, :, ::-1], verbose=0), atol=1e-6
+    )
+
+
+def test_only_one_process_trains_into_a_folder(few, tmp_path):
+    asked = job(few, Store(tmp_path))
+    with alone(asked), pytest.raises(KilnError, match="another process is training m into"), alone(asked):
+        pass
+    with alone(asked):
+        pass  # it is free again
+
+
+def test_frozen_layers_are_for_imagenet_weights(few, tmp_path):
+    with pytest.raises(KilnError, match="3 frozen layers would stay as they are drawn"):
+        job(few, Store(tmp_path), frozen_layers=3)
+
+
+def test_a_backend_that_trains_nothing_is_refused(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    with pytest.raises(KilnError, match="KERAS_BACKEND=torch is none of tensorflow, jax"):
+        loop.keras_namespace()

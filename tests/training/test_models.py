@@ -102,12 +102,19 @@ def test_every_recipe_names_a_stem_of_its_network_and_says_how_long_it_takes(mod
 
 
 @pytest.mark.parametrize(("model", "last"), [("vgg16", "block4_pool"), ("mobilenetv2", None)])
-def test_as_many_layers_are_frozen_as_the_recipe_says(model, last):
+def test_as_many_layers_are_frozen_as_the_recipe_says(model, last, monkeypatch):
+    keras = keras_namespace()
+    for name in ("VGG16", "MobileNetV2"):  # as if the ImageNet weights were there
+        plain = getattr(keras.applications, name)
+        monkeypatch.setattr(keras.applications, name, lambda weights, plain=plain, **more: plain(weights=None, **more))
     asked = recipe(model, "report") if last else dataclasses.replace(recipe(model, "report"), frozen_layers=3)
-    layers = network.build(keras_namespace(), model, (32, 32, 3), 10, asked).layers[2:]  # behind input and scaling
+    asked = dataclasses.replace(asked, weights="imagenet")
+    layers = network.build(keras, model, (32, 32, 3), 10, asked).layers[2:]  # behind input and scaling
     frozen = [layer.name for layer in layers if not layer.trainable]
     assert len(frozen) == asked.frozen_layers and frozen == [layer.name for layer in layers[: len(frozen)]]
     assert last is None or frozen[-1] == last
+    drawn = network.build(keras, model, (32, 32, 3), 10, dataclasses.replace(asked, weights="none"))
+    assert all(layer.trainable for layer in drawn.layers), "random weights would be frozen"
 
 
 @pytest.mark.parametrize(("model", "blocks"), [("resnet18", 8), ("resnet50", 16)])

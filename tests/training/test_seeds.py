@@ -51,6 +51,12 @@ def test_seeds_are_trained_once_and_a_teacher_beside_them(few, tmp_path, capsys,
     assert len(trained) == len(set(trained)) == 4 and len(Store(tmp_path / seeds.FOLDER).models()) == 4
     assert seeds.run(job, 1, making, force=True)[1][0].model == trained[-1] != "lenet"
 
+    seeds.forget(job, 2)  # as --force does; stopped after the first, it goes on without it
+    before = len(trained)
+    seeds.run(job, 1, making, force=True)
+    seeds.run(job, 2, making)
+    assert [name.split("-")[2] for name in trained[before:]] == ["0", "1"], "an old seed was taken for a new one"
+
     seeds.report("lenet", "digits", [plain, other])
     assert "the teacher changes it by" in capsys.readouterr().out
     told = json.loads(seeds.to_json("lenet", "digits", [plain, other], cards))
