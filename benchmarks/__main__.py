@@ -15,7 +15,7 @@ import catalog
 import console
 from benchmarks import commands, machine, progress, results
 from benchmarks.measuring import planning
-from benchmarks.measuring.candidates import candidates
+from benchmarks.measuring.candidates import candidates, named
 from benchmarks.measuring.measure import Run
 
 application = console.app("Measures every variant in the store, and writes the report.")
@@ -44,7 +44,6 @@ def run(
 
     _check(threads, timeout)
     shelf = catalog.Store(store)
-    names = [name.strip() for name in models.split(",") if name.strip()] or shelf.models()
     given: dict[str, Any] = {
         "timeout_seconds": timeout,
         "passes": passes,
@@ -53,7 +52,7 @@ def run(
     }
     asked = {key: value for key, value in given.items() if value is not None}
     settings = dataclasses.replace(results.Settings.quick() if quick else results.Settings(), **asked)
-    todo = candidates(shelf, names)
+    todo = candidates(shelf, named(shelf, models))
     load = planning.load(shelf, todo, settings, threads, fresh)
     if not quick:
         settings = dataclasses.replace(planning.fitting(settings, load), **asked)

@@ -23,7 +23,7 @@ import pytest
 import catalog
 from benchmarks import machine
 from benchmarks.measuring import measure, planning, process, roofline, tax
-from benchmarks.measuring.candidates import Candidate, candidates
+from benchmarks.measuring.candidates import Candidate, candidates, named
 from benchmarks.measuring.job import Job
 from benchmarks.measuring.measure import Run
 from benchmarks.measuring.turns import Turns
@@ -424,6 +424,12 @@ def test_a_process_without_pipes_has_the_turn_for_good() -> None:
     turns = Turns([], 0.0)
     turns.take()
     assert not turns.next_if_over(lambda: pytest.fail("called"), 0.0)
+
+
+def test_a_model_named_twice_is_measured_once(tiny_store: Store) -> None:
+    assert named(tiny_store, "tiny, tiny,") == named(tiny_store, "") == ["tiny"]
+    names = [candidate.name for candidate in candidates(tiny_store, named(tiny_store, "tiny,tiny"))]
+    assert len(names) == len(set(names))
 
 
 def test_heats_are_of_one_model_with_its_reference_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
