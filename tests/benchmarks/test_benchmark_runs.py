@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ import pytest
 
 import catalog
 from benchmarks import machine
-from benchmarks.measuring import measure, planning, process, roofline, tax
+from benchmarks.measuring import corrupt, measure, planning, predictions, process, roofline, tax
 from benchmarks.measuring.candidates import Candidate, candidates, named
 from benchmarks.measuring.job import Job
 from benchmarks.measuring.measure import Run
@@ -196,6 +197,19 @@ def test_answers_are_taken_from_the_export_and_only_the_corrupted_images_asked_f
     assert detail.reused and detail.robust_top1 == before.robust_top1
     fresh = dataclasses.replace(run, kept=None).measure(todo)
     assert fresh.rows[0].accuracy and fresh.rows[0].accuracy.top1 > 80 and not fresh.details["tiny/onnx-fp32"].reused
+
+
+def test_answers_on_images_corrupted_in_another_way_are_not_taken(
+    tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = next(one.card for one in candidates(tiny_store, ["tiny"]) if one.name == "tiny/onnx-fp32")
+    assert card is not None
+    before = predictions.key(card, (), 1, 100)
+    assert before == predictions.key(card, (), 1, 100) != predictions.key(card, (), 1, 50)
+    monkeypatch.setitem(corrupt.STRENGTHS, "noise", (0.04, 0.08, 0.11))
+    stronger = predictions.key(card, (), 1, 100)
+    monkeypatch.setattr(inspect, "getsource", lambda _: "another way of corrupting")
+    assert len({before, stronger, predictions.key(card, (), 1, 100)}) == 3
 
 
 @dataclasses.dataclass
