@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import catalog
+from benchmarks.__main__ import application
 from benchmarks.judging import choose
 from benchmarks.results import Results
 from catalog import KilnError, Policy, Store, Variant, from_json
@@ -122,6 +124,13 @@ def test_results_of_other_weights_are_passed_over(shelf: Store, tmp_path: Path, 
     assert choose.measured(card, None, last, root) == (golden, root / "results" / "fitting.json")
     with pytest.raises(KilnError, match="measure again: make benchmark"):
         choose.measured(card, last, last, root)
+
+
+@pytest.mark.parametrize("drop", ["nan", "inf", "-inf", "-0.1", "101"])
+def test_a_budget_that_is_none_is_refused(drop: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(application, ["choose", "lenet", f"--max-accuracy-drop={drop}", "--store", str(tmp_path)])
+    assert isinstance(done.exception, KilnError)
+    assert f"--max-accuracy-drop {float(drop):g} is no number of points from 0 to 100" in str(done.exception)
 
 
 def test_the_command_writes_the_policy_serving_reads(
