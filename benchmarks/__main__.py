@@ -60,15 +60,25 @@ def run(
     kept = None if fresh else out / "predictions"
     measuring = Run(shelf, threads, settings, drawn, data.load, quick, kept)
     found = progress.measured(measuring, todo, planning.seconds(settings, load))
-    if settings.http_requests and found.details:
-        found = progress.over_http(found, shelf)
-    found.write(out / results.FILE)
+    found.write(out / results.FILE)  # whatever becomes of the part over HTTP
     catalog.write_atomic(benchmark_json or out / "benchmark.json", _plug_ins_file(found, measuring))
+    if settings.http_requests and found.details:
+        found = _over_http(found, shelf)
+        found.write(out / results.FILE)
     _report(found, out)
     if not found.details:
         raise catalog.KilnError(
             f"none of {len(found.rows)} variants could be measured; the reasons are in {out / 'report.md'}"
         )
+
+
+def _over_http(found: results.Results, shelf: catalog.Store) -> results.Results:
+    """The results with the serving tax; stopped by Ctrl-C, with all but that, and it is said."""
+    try:
+        return progress.over_http(found, shelf)
+    except KeyboardInterrupt:
+        console.err.print("stopped over HTTP; what was measured in process is kept", style="yellow", highlight=False)
+        return dataclasses.replace(found, http_reason="it was stopped by Ctrl-C")
 
 
 def _plug_ins_file(found: results.Results, measured: Run) -> str:

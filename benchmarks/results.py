@@ -283,6 +283,7 @@ class Results:
     rows: list[Measurement]
     details: dict[str, Detail]  # by "model/version"
     roofline: Roofline | None = None
+    roofline_reason: str = ""  # why the last try that failed to measure the peak did; the others count
     steal_percent: float | None = None  # of the run's processor time, taken by other guests of the host
     others_percent: float | None = None  # of it, taken by processes that are not the run's own
     http_reason: str = ""  # why there is no serving tax at all, where it was asked for

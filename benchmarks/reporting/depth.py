@@ -127,16 +127,7 @@ def method(results: Results) -> list[str]:
     if results.http_reason:
         said.append(f"The serving tax could not be measured: {results.http_reason}.")
     said += [f"No serving tax of {name}: {d.tax_reason}." for name, d in results.details.items() if d.tax_reason]
-    if results.roofline is not None:
-        how = results.roofline.how
-        kinds = ", ".join(f"{kind} by {how[kind]}" for kind in ("fp32", "int8") if kind in how)
-        said.append(
-            f"The peak was measured in the run with its threads ({kinds}; copies of several sizes"
-            f"{'; the best of tries before and after every pass' if s.turn_seconds else ''}). A variant is bound "
-            "by compute or memory where its arithmetic or its traffic (weights once a batch, activations written and "
-            "read once) would take half of its time at that peak; else by overhead: calls, layout changes, operators "
-            "that multiply nothing. Multiply-accumulates are those of the float graph."
-        )
+    said += _peak(results)
     if any(detail.robust_top1 for detail in details):
         said.append(
             f"Corrupted images: {_robust_images(results)} test images drawn by a seed, each in six ways at severities "
@@ -164,6 +155,24 @@ def method(results: Results) -> list[str]:
             f"{reused} of {len(details)} variants' answers reused, of their export or an earlier run: the same file, "
             "images, runtime and processor."
         )
+    return said
+
+
+def _peak(results: Results) -> list[str]:
+    """How the machine's peak was measured, and what became of a try that failed."""
+    said = []
+    if results.roofline is not None:
+        how = results.roofline.how
+        kinds = ", ".join(f"{kind} by {how[kind]}" for kind in ("fp32", "int8") if kind in how)
+        said.append(
+            f"The peak was measured in the run with its threads ({kinds}; copies of several sizes"
+            f"{'; the best of tries before and after every pass' if results.settings.turn_seconds else ''}). A variant is bound "
+            "by compute or memory where its arithmetic or its traffic (weights once a batch, activations written and "
+            "read once) would take half of its time at that peak; else by overhead: calls, layout changes, operators "
+            "that multiply nothing. Multiply-accumulates are those of the float graph."
+        )
+    if results.roofline_reason:
+        said.append(f"A try at the peak failed and does not count: {results.roofline_reason}.")
     return said
 
 

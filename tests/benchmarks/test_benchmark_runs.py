@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import catalog
-from benchmarks import machine
+from benchmarks import machine, progress
+from benchmarks.__main__ import application
 from benchmarks.measuring import corrupt, measure, planning, predictions, process, roofline, tax
 from benchmarks.measuring.candidates import Candidate, candidates, named
 from benchmarks.measuring.job import Job
@@ -352,6 +354,27 @@ def test_a_service_that_does_not_start_leaves_its_reason(
     found = tax.measured(results, tiny_store)
     assert found.http_reason == "a file in the store is corrupt" and not any(d.tax for d in found.details.values())
     assert found.rows == results.rows
+
+
+@pytest.mark.parametrize("broken", [KeyboardInterrupt(), RuntimeError("a bug")])
+def test_what_was_measured_in_process_outlasts_the_part_over_http(
+    results: Results, tiny_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: BaseException
+) -> None:
+    def over_http(*_: object) -> Results:
+        raise broken
+
+    measured = dataclasses.replace(results, settings=dataclasses.replace(results.settings, http_requests=10))
+    monkeypatch.setattr(progress, "measured", lambda *_: measured)
+    monkeypatch.setattr(progress, "over_http", over_http)
+    arguments = ["run", "--store", str(tiny_store.root), "--out", str(tmp_path), "--threads", "1"]
+    done = CliRunner().invoke(application, arguments)
+    found = read(tmp_path / "results.json")
+    assert found.rows == results.rows and (tmp_path / "benchmark.json").is_file()
+    if isinstance(broken, KeyboardInterrupt):
+        assert done.exit_code == 0 and found.http_reason == "it was stopped by Ctrl-C"
+        assert "stopped by Ctrl-C" in (tmp_path / "report.md").read_text()
+    else:
+        assert done.exception is broken and not found.http_reason
 
 
 def run_over(store: Store, loader: Any, **settings: Any) -> Results:

@@ -19,9 +19,10 @@ from benchmarks.machine import others_percent, own_s, stolen_percent, ticks
 from benchmarks.measuring import energy, planning, roofline, work
 from benchmarks.measuring.bench_latency import worth_trying
 from benchmarks.measuring.kernel import Kernel
+from benchmarks.measuring.measure import Run
 from benchmarks.reporting.report import render
 from benchmarks.results import Detail, Results, Roofline, Settings, Work
-from catalog import Measurement, Store, Variant
+from catalog import KilnError, Measurement, Store, Variant
 
 PEAK = Roofline(1e11, 4e11, {"1000000": 1e11, "4000000": 1e10}, {}, 1.0)
 
@@ -227,6 +228,33 @@ def test_the_peak_is_the_best_of_all_tries() -> None:
     other = Roofline(3.0, 4.0, {"1": 8.0, "2": 1.0}, {"fp32": "b", "int8": "b", "copy": "c"}, 2.0)
     best = Roofline(3.0, 5.0, {"1": 8.0, "2": 9.0}, {"fp32": "b", "int8": "a", "copy": "c"}, 3.0)
     assert roofline.better(one, other) == roofline.better(other, one) == best
+
+
+def test_a_peak_that_takes_too_long_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "LIMIT_S", 0.01)
+    with pytest.raises(KilnError, match=r"peak could not be measured: not done after 0\.01 s"):
+        roofline.measured(1, dict(os.environ), tmp_path)
+
+
+def test_a_try_at_the_peak_that_fails_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = iter([KilnError("no memory"), PEAK, KilnError("not done")])
+
+    def measured(*_: object) -> Roofline:
+        found = next(tries)
+        if isinstance(found, KilnError):
+            raise found
+        return found
+
+    monkeypatch.setattr(roofline, "measured", measured)
+    run = Run(Store(tmp_path), 1, Settings(), 0, lambda *_: None)
+    assert run._peak({}, tmp_path) is None
+    assert run._peak({}, tmp_path) == run._peak({}, tmp_path, PEAK) == PEAK and run.peak_reason == "not done"
+
+
+def test_a_failed_try_at_the_peak_is_told(golden: Results) -> None:
+    told = dataclasses.replace(golden, roofline_reason="not done after 300 s")
+    said = "A try at the peak failed and does not count: not done after 300 s."
+    assert said in render(told, pictures=False).markdown and "A try at" not in render(golden, pictures=False).markdown
 
 
 def test_a_share_above_the_whole_peak_says_so(golden: Results) -> None:
