@@ -162,11 +162,11 @@ def _peak(results: Results) -> list[str]:
     """How the machine's peak was measured, and what became of a try that failed."""
     said = []
     if results.roofline is not None:
-        how = results.roofline.how
+        how, s = results.roofline.how, results.settings
         kinds = ", ".join(f"{kind} by {how[kind]}" for kind in ("fp32", "int8") if kind in how)
         said.append(
             f"The peak was measured in the run with its threads ({kinds}; copies of several sizes"
-            f"{'; the best of tries before and after every pass' if results.settings.turn_seconds else ''}). A variant is bound "
+            f"{'; the best of tries before and after every pass' if s.turn_seconds else ''}). A variant is bound "
             "by compute or memory where its arithmetic or its traffic (weights once a batch, activations written and "
             "read once) would take half of its time at that peak; else by overhead: calls, layout changes, operators "
             "that multiply nothing. Multiply-accumulates are those of the float graph."
