@@ -9,7 +9,8 @@ from benchmarks.judging import intervals
 from benchmarks.judging.bound import Bound, bound
 from benchmarks.judging.fronts import OF_ACCURACY, PAIRS, front, tied
 from benchmarks.judging.pairs import float_parent
-from benchmarks.judging.speed import Speed, in_batches, one_by_one
+from benchmarks.judging.rivals import rivals
+from benchmarks.judging.speed import Noise, Speed, in_batches, one_by_one
 from benchmarks.results import Detail, Results
 from catalog import Measurement, Policy, Variant, servable
 
@@ -31,6 +32,7 @@ class Line:
     throughput: Speed | None  # in batches
     verdict: str
     chosen: bool = False
+    rivals: tuple[str, ...] = ()  # of the choice: versions that could be chosen too and may be as fast
     pareto: tuple[str, ...] = ()  # the pairs of figures in which no other that passed on this data set beats it
     ties: tuple[str, ...] = ()  # those of them that it owes to a lead in accuracy that may be chance
     single: Bound | None = None
@@ -108,18 +110,24 @@ def _lines(results: Results, models: list[str]) -> list[Line]:
     for place, index in enumerate(may):
         pareto = tuple(pair for pair in PAIRS if place in ahead[pair])
         owed = [pair for pair in pareto if pair in OF_ACCURACY]
-        ties = [pair for pair in owed if tied(place, points[pair], lambda i, j: _margin(found[i], found[j]))]
+        ties = [pair for pair in owed if tied(place, points[pair], lambda i, j: margin(found[i], found[j]))]
         lines[index] = replace(lines[index], pareto=pareto, ties=tuple(ties))
     return lines
 
 
-def _margin(line: Line, other: Line) -> float:
+def margin(line: Line, other: Line) -> float:
     """Points of accuracy that two variants must lie apart: both intervals' halves, as if they were independent.
 
     Of one model these are of the changes against the parent, whose own is known exactly; of two models, Wilson's.
     """
     same = line.row.variant.model == other.row.variant.model and (line.change_span or other.change_span)
     return math.hypot(*((_half_change(one) if same else _half_wilson(one)) for one in (line, other)))
+
+
+def gap(line: Line, other: Line) -> float:
+    """Points of accuracy that the first is ahead of the second."""
+    assert line.row.accuracy and other.row.accuracy
+    return line.row.accuracy.top1 - other.row.accuracy.top1
 
 
 def _half_change(line: Line) -> float:
@@ -139,14 +147,23 @@ def _of_model(results: Results, model: str) -> list[Line]:
         if row.variant == parent and row.accuracy is not None:
             parent_top1 = row.accuracy.top1
     reference = next((row for row in rows if row.variant == Variant(model, "onnx") and row.p50_ms is not None), None)
-    lines = [_line(results, row, parent, parent_top1, reference) for row in rows]
+    noise = Noise.of(results.details[str(row.variant)] for row in rows if str(row.variant) in results.details)
+    lines = [_line(results, row, parent, parent_top1, reference, noise) for row in rows]
     served = [line.row for line in lines if line.change_points is not None and servable(line.row.variant)]
-    best = Policy(model, "latency", BUDGET_POINTS).best(served, parent_top1)
-    return [replace(line, chosen=line.row is best) for line in lines]
+    policy = Policy(model, "latency", BUDGET_POINTS)
+    if (best := policy.best(served, parent_top1)) is None:
+        return lines
+    near = rivals(results, best, [row for row in served if policy.allows(row, parent_top1)])
+    return [replace(line, chosen=True, rivals=tuple(near)) if line.row is best else line for line in lines]
 
 
 def _line(
-    results: Results, row: Measurement, parent: Variant | None, parent_top1: float, reference: Measurement | None
+    results: Results,
+    row: Measurement,
+    parent: Variant | None,
+    parent_top1: float,
+    reference: Measurement | None,
+    noise: Noise,
 ) -> Line:
     detail = results.details.get(str(row.variant))
     if row.status == "failed" or row.accuracy is None or detail is None:
@@ -159,8 +176,8 @@ def _line(
         change_points=round(row.accuracy.top1 - parent_top1, 4),
         change_span=intervals.change(*flips, row.accuracy.images) if flips else None,
         size_ratio=_ratio(reference.size_bytes, row.size_bytes) if reference else None,
-        speed=one_by_one(row, detail, reference, before) if reference and before else None,
-        throughput=in_batches(row, detail, reference, before) if reference and before else None,
+        speed=one_by_one(row, detail, reference, before, noise) if reference and before else None,
+        throughput=in_batches(row, detail, reference, before, noise) if reference and before else None,
         verdict="",
     )
     line = _in_depth(line, detail, results, results.details.get(str(parent)) if parent else None)

@@ -145,8 +145,9 @@ def method(results: Results) -> list[str]:
     if s.turn_seconds:
         said.append(
             f"The variants of a model ran side by side and computed in turns of {s.turn_seconds:g} s, so that all saw "
-            "the same machine; speed-up one by one is the median, over the turns and passes, of fp32 ONNX's median "
-            f"over the variant's, each turn's first {1e3 * SETTLE:.0f} ms left out."
+            "the same machine; speed-up one by one is the median, over the passes, of the median ratio of the turns "
+            "that fp32 ONNX and the variant took after each other, each turn's first "
+            f"{1e3 * SETTLE:.0f} ms left out{_interval(results)}."
         )
     if fewer := sorted(name for name, detail in results.details.items() if 0 < len(detail.passes) < s.passes):
         said.append(f"Slow to load and therefore measured in {s.slow_passes} passes only: {', '.join(fewer)}.")
@@ -174,6 +175,18 @@ def _peak(results: Results) -> list[str]:
     if results.roofline_reason:
         said.append(f"A try at the peak failed and does not count: {results.roofline_reason}.")
     return said
+
+
+def _interval(results: Results) -> str:
+    """Where the range of a speed-up comes from, if the run noted any."""
+    passes = [one for detail in results.details.values() for one in detail.passes]
+    turns = sorted(one.turns for one in passes if one.turns and one.speed_up_low)
+    if not turns:
+        return ""
+    return (
+        f"; its range spans, over the passes, the 95% intervals of those medians by order statistics of {turns[0]} to "
+        f"{turns[-1]} turns"
+    )
 
 
 def _robust_images(results: Results) -> str:

@@ -66,6 +66,25 @@ def test_the_reason_counts_those_that_may_be_served(shelf: Store, golden: Result
     )
 
 
+@pytest.mark.parametrize("objective", ["latency", "throughput", "accuracy"])
+def test_what_the_run_cannot_tell_from_the_best_is_said(shelf: Store, golden: Results, objective: Any) -> None:
+    near, name = dict(golden.details), "mobilenetv2/onnx-int8"
+    slow = dataclasses.replace(near[name].passes[0], images_per_s_at={"128": 700.0})
+    passes = [slow, *near[name].passes[1:]]
+    near[name] = dataclasses.replace(near[name], p50_high_ms=2.0, passes=passes)
+    found = dataclasses.replace(golden, details=near)
+    drop = 0.1 if objective == "accuracy" else 0.5
+    choice = choose.choose(found, Policy("mobilenetv2", objective=objective, max_accuracy_drop=drop), shelf)
+    reasons = {row.variant.version: why for row, why in choice.others}
+    if objective == "accuracy":  # both are the parent's answers
+        assert choice.why.endswith(" This run cannot tell onnx-fp32 from it in that.")
+    else:
+        assert choice.why.endswith(" This run cannot tell litert-fp32 and onnx-fp32 from it in that.")
+        assert reasons["onnx-fp32"].startswith("perhaps slower")
+        sure = choose.choose(golden, Policy("mobilenetv2", objective=objective, max_accuracy_drop=0.5), shelf)
+        assert "cannot tell" not in sure.why and not any("perhaps" in why for _, why in sure.others)
+
+
 def test_what_serving_could_not_take_is_not_chosen(shelf: Store, golden: Results) -> None:
     (shelf.model_dir("mobilenetv2") / "variants" / "onnx-int8" / catalog.CARD).unlink()
     choice = choose.choose(golden, Policy("mobilenetv2", max_accuracy_drop=0.5), shelf)

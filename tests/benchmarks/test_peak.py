@@ -8,12 +8,14 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.judging import intervals
 from benchmarks.judging.bound import bound
 from benchmarks.machine import others_percent, own_s, stolen_percent, ticks
 from benchmarks.measuring import energy, planning, roofline, work
@@ -204,12 +206,26 @@ def load(variants: int, slow: int = 0) -> planning.Load:
 
 
 def test_more_variants_get_less_time_each_and_then_fewer_passes() -> None:
-    few, more, many = (planning.fitting(Settings(), load(variants)) for variants in (8, 30, 60))
+    few, more, many = (planning.fitting(Settings(), load(variants)) for variants in (8, 24, 60))
     assert few == Settings() and more.passes == 3 and many.passes == 2
-    assert few.single_seconds > more.single_seconds > many.single_seconds >= 0.4
+    assert few.single_seconds > more.single_seconds > many.single_seconds >= 1.0
     assert few.offline_seconds > more.offline_seconds > many.offline_seconds >= 0.05
-    assert max(planning.seconds(one, load(variants)) for one, variants in ((few, 8), (more, 30))) <= 720
+    assert max(planning.seconds(one, load(variants)) for one, variants in ((few, 8), (more, 24))) <= 720
     assert planning.fitting(Settings.quick(), load(8)).passes == 1
+
+
+@pytest.mark.parametrize("turn_seconds", [0.05, 0.5])
+def test_however_many_variants_there_are_every_pass_has_turns_enough_for_an_interval(turn_seconds: float) -> None:
+    settings = dataclasses.replace(Settings(), turn_seconds=turn_seconds, single_seconds=20.0)
+    found = planning.fitting(settings, load(500))
+    assert found.single_seconds >= max(1.0, 12 * turn_seconds)
+    assert intervals.median(list(range(int(found.single_seconds / turn_seconds)))) is not None
+
+
+def test_what_a_turn_begins_with_is_reckoned() -> None:
+    long, short = (dataclasses.replace(Settings(), turn_seconds=seconds) for seconds in (0.1, 0.05))
+    measured = 3 * (3.0 + planning.BATCHES_TRIED * 0.4)
+    assert planning.seconds(short, load(1)) - planning.seconds(long, load(1)) == pytest.approx(0.3 * measured)
 
 
 def test_the_time_a_run_takes_is_that_of_the_committed_one() -> None:
@@ -237,7 +253,7 @@ def test_a_peak_that_takes_too_long_is_an_error_in_words(tmp_path: Path, monkeyp
 
 
 def test_a_try_at_the_peak_that_fails_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = iter([KilnError("no memory"), PEAK, KilnError("not done")])
+    tries: Iterator[Roofline | KilnError] = iter([KilnError("no memory"), PEAK, KilnError("not done")])
 
     def measured(*_: object) -> Roofline:
         found = next(tries)
