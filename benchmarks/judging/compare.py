@@ -55,6 +55,18 @@ class Line:
         return min(enumerate(self.class_changes), key=lambda pair: pair[1])
 
     @property
+    def may_be_chance(self) -> bool:
+        """Whether the change of top-1 may be none, by McNemar's test, Holm-corrected where the run knows that."""
+        detail = self.detail
+        p = None if detail is None else detail.mcnemar_p if detail.mcnemar_holm is None else detail.mcnemar_holm
+        return p is None or p >= 0.05
+
+    @property
+    def may_lose_more(self) -> bool:
+        """Whether the interval of the change reaches beyond what may be lost."""
+        return self.change_span is not None and self.change_span[0] < -BUDGET_POINTS
+
+    @property
     def speed_up(self) -> float | None:
         """How many times as fast it is one by one."""
         return self.speed.ratio if self.speed else None
@@ -253,9 +265,10 @@ def _kind(variant: Variant) -> str:
 
 
 def _accuracy_word(line: Line) -> str:
-    change, detail = line.change_points or 0.0, line.detail
-    p = None if detail is None else detail.mcnemar_p if detail.mcnemar_holm is None else detail.mcnemar_holm
+    change = line.change_points or 0.0
+    low, high = line.change_span or (change, change)
+    if low < -BUDGET_POINTS and high > BUDGET_POINTS:
+        return f"accuracy cannot be told from {line.row.accuracy.images if line.row.accuracy else 0:,} images"
     if abs(change) <= BUDGET_POINTS:
-        return "as accurate"
-    sure = p is not None and p < 0.05
-    return ("" if sure else "perhaps ") + ("more accurate" if change > 0 else "less accurate")
+        return ("perhaps " if line.may_lose_more else "") + "as accurate"
+    return ("perhaps " if line.may_be_chance else "") + ("more accurate" if change > 0 else "less accurate")

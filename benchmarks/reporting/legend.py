@@ -31,7 +31,7 @@ def terms(results: Results) -> dict[str, str]:
         "plain ONNX": "onnx-fp32 of the same model, against which size and speed are held",
         "choice": f"the fastest servable variant that loses no more than {BUDGET_POINTS:g} points",
         "change": "points of top-1 against the float parent (from 90% to 89.8% is \N{MINUS SIGN}0.20 points), with the "
-        "95% interval of the two on the same images: where it holds 0, it may be chance",
+        "95% interval of the two on the same images, of this variant alone: where it holds 0, it may be chance",
         "p50": f"half of the images, one by one, took no longer; behind it {_passes(s.passes)}",
         "p90, p99": "90 and 99 of 100 images took no longer",
         "images/s": "throughput in batches of the best size",
@@ -40,7 +40,8 @@ def terms(results: Results) -> dict[str, str]:
         "speed-up": f"how many times as fast as plain ONNX, one by one: {_speed_up(results)}",
         "kB": "1,000 bytes of the model file",
         "RSS": "the most memory that the process took, Python included",
-        "perhaps": "the figures of the passes overlap or lie too near for so few, or the test says it may be chance",
+        "perhaps": "the figures of the passes overlap or lie too near for so few; of accuracy, its interval reaches "
+        f"below \N{MINUS SIGN}{BUDGET_POINTS:g} points, or the test over all variants says it may be chance",
         "Pareto": "no other variant on this data set is better in one of the two figures and no worse in the other",
         "tie": "its lead in accuracy over a variant that costs less is within their intervals",
     }

@@ -115,9 +115,11 @@ def _cost(line: Line) -> str:
     change = round(line.change_points or 0.0, 2)
     if change == 0:
         return "as accurate as the original network"
-    chance = line.change_span is not None and line.change_span[0] <= 0 <= line.change_span[1]
     where = "below" if change < 0 else "above"
-    return f"{abs(change):.2f} points {where} the original network" + (", which may be chance" if chance else "")
+    told = f"{abs(change):.2f} points {where} the original network" + (
+        ", which may be chance" if line.may_be_chance else ""
+    )
+    return f"{told}, and may be more than {BUDGET_POINTS} below" if line.may_lose_more else told
 
 
 def warnings(results: Results) -> list[str]:
@@ -214,7 +216,8 @@ def method(results: Results) -> list[str]:
         "Accuracy: the whole test split through the format's own loader; the interval is Wilson's for 95%. The change "
         "is in points against the float parent (Keras fp32 where it was measured, else ONNX fp32) on the same images, "
         "its interval for 95% Wald's for paired proportions after Bonett and Price, of each variant alone; "
-        "'perhaps' stands where McNemar's exact test gives p of 0.05 or more"
+        f"'as accurate' is within {BUDGET_POINTS} points, with 'perhaps' where that interval reaches beyond what may "
+        "be lost; of more and less accurate, 'perhaps' stands where McNemar's exact test gives p of 0.05 or more"
         + (", after Holm's correction over all variants." if results.schema > 1 else "."),
         "Ratio (of size) and speed-up are against fp32 ONNX of the same model in this run, above 1 where better; "
         f"within {100 * (FASTER - 1):.0f}% of it speed is called the same, within {100 * (SMALLER - 1):.0f}% size; "
