@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import results
+from benchmarks import results, scale
 from benchmarks.judging import compare
 from benchmarks.reporting import publish
 from catalog import ROOT, KilnError
@@ -87,6 +87,20 @@ def test_a_readme_without_its_marks_is_an_error_and_stays(tmp_path):
     with pytest.raises(KilnError, match="lacks the line"):
         publish.publish(results.read(GOLDEN), GOLDEN, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+@pytest.mark.parametrize("part", ["page", "section", "scale"])
+def test_what_cannot_be_made_leaves_everything_as_it_was(tmp_path, monkeypatch, part):
+    def broken(*_):
+        raise OverflowError(part)
+
+    (tmp_path / "README.md").write_text(f"before\n{publish.BEGIN}\nearlier\n{publish.END}\nafter\n")
+    monkeypatch.setattr(*((scale, "text") if part == "scale" else (publish, part)), broken)
+    with pytest.raises(OverflowError):
+        publish.publish(results.read(GOLDEN), GOLDEN, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"] and "earlier" in (
+        tmp_path / "README.md"
+    ).read_text()
 
 
 def test_the_committed_readme_says_what_the_newest_committed_results_say():
