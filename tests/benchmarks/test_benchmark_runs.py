@@ -74,6 +74,9 @@ def test_a_measured_row_is_whole(results: Results, version: str, digits: Any) ->
     assert [one.p50_ms for one in detail.passes] == [row.p50_ms] and detail.passes[0].kernel_ms > 0
     ratio = detail.passes[0].speed_up
     assert ratio and (ratio == 1) == (version == "onnx-fp32") and 0.2 < ratio < 5
+    one = detail.passes[0]
+    assert one.turns and one.turns >= 6 and one.speed_up_low and one.speed_up_high  # enough for an interval
+    assert one.speed_up_low <= ratio <= one.speed_up_high
     assert (detail.passes[0].offline_kernel_ms or 0) > 0
     assert detail.server_rate is not None and detail.process_threads and detail.affinity == machine.cores()
     assert detail.work is not None and detail.work.macs == 10 * digits.x_test[0].size
