@@ -141,11 +141,12 @@ peers-serving: peers-setup ## Compare the service with its peers: make peers-ser
 	  --model $(MODEL) --store $(if $(wildcard $(STORE)/$(MODEL)/card.json),$(STORE),zoo) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 .PHONY: peers
+peers: BEGAN := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
 peers: $(READY) ## Optimization, serving and training beside their peers, and one summary; a part that fails is told there
 	-@$(MAKE) --no-print-directory peers-export
 	-@$(MAKE) --no-print-directory peers-serving
 	-@$(BIN)/python -m benchmarks.training_speed --out $(OUT)/training-speed.json
-	@$(BIN)/python -m benchmarks.peers.summary --reports $(OUT)
+	@$(BIN)/python -m benchmarks.peers.summary --reports $(OUT) --since $(BEGAN)
 
 .PHONY: report
 report: $(READY) ## Write the report again from the last measurements

@@ -15,7 +15,7 @@ import catalog
 import console
 from benchmarks import commands, machine, progress, results
 from benchmarks.measuring import planning
-from benchmarks.measuring.candidates import candidates
+from benchmarks.measuring.candidates import candidates, named
 from benchmarks.measuring.measure import Run
 
 application = console.app("Measures every variant in the store, and writes the report.")
@@ -44,7 +44,6 @@ def run(
 
     _check(threads, timeout)
     shelf = catalog.Store(store)
-    names = [name.strip() for name in models.split(",") if name.strip()] or shelf.models()
     given: dict[str, Any] = {
         "timeout_seconds": timeout,
         "passes": passes,
@@ -53,7 +52,7 @@ def run(
     }
     asked = {key: value for key, value in given.items() if value is not None}
     settings = dataclasses.replace(results.Settings.quick() if quick else results.Settings(), **asked)
-    todo = candidates(shelf, names)
+    todo = candidates(shelf, named(shelf, models))
     load = planning.load(shelf, todo, settings, threads, fresh)
     if not quick:
         settings = dataclasses.replace(planning.fitting(settings, load), **asked)
@@ -61,15 +60,25 @@ def run(
     kept = None if fresh else out / "predictions"
     measuring = Run(shelf, threads, settings, drawn, data.load, quick, kept)
     found = progress.measured(measuring, todo, planning.seconds(settings, load))
-    if settings.http_requests and found.details:
-        found = progress.over_http(found, shelf)
-    found.write(out / results.FILE)
+    found.write(out / results.FILE)  # whatever becomes of the part over HTTP
     catalog.write_atomic(benchmark_json or out / "benchmark.json", _plug_ins_file(found, measuring))
+    if settings.http_requests and found.details:
+        found = _over_http(found, shelf)
+        found.write(out / results.FILE)
     _report(found, out)
     if not found.details:
         raise catalog.KilnError(
             f"none of {len(found.rows)} variants could be measured; the reasons are in {out / 'report.md'}"
         )
+
+
+def _over_http(found: results.Results, shelf: catalog.Store) -> results.Results:
+    """The results with the serving tax; stopped by Ctrl-C, with all but that, and it is said."""
+    try:
+        return progress.over_http(found, shelf)
+    except KeyboardInterrupt:
+        console.err.print("stopped over HTTP; what was measured in process is kept", style="yellow", highlight=False)
+        return dataclasses.replace(found, http_reason="it was stopped by Ctrl-C")
 
 
 def _plug_ins_file(found: results.Results, measured: Run) -> str:

@@ -35,8 +35,10 @@ def choose(
     """Prints the variant to take and why, and writes the policy that serving reads."""
     if objective not in choosing.OBJECTIVES:
         raise KilnError(f"--objective {objective!r} is none of {', '.join(choosing.OBJECTIVES)}")
-    if max_accuracy_drop < 0:
-        raise KilnError(f"--max-accuracy-drop {max_accuracy_drop:g} is below 0; say how many points may be lost")
+    if not 0 <= max_accuracy_drop <= 100:  # nan neither
+        raise KilnError(
+            f"--max-accuracy-drop {max_accuracy_drop:g} is no number of points from 0 to 100; say how many may be lost"
+        )
     shelf = Store(store)
     if store is None and model not in shelf.models() and model in Store(ROOT / "zoo").models():
         shelf = Store(ROOT / "zoo")

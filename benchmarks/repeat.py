@@ -20,7 +20,7 @@ import console
 from benchmarks import machine, progress, results
 from benchmarks.judging import speed
 from benchmarks.measuring import planning
-from benchmarks.measuring.candidates import candidates
+from benchmarks.measuring.candidates import candidates, named
 from benchmarks.measuring.measure import Run
 from benchmarks.results import Results
 from catalog import KilnError, Store
@@ -98,9 +98,8 @@ def repeat(
 ) -> None:
     """Measures and prints how far the runs lie apart; fails where they do not agree."""
     shelf = Store(store)
-    names = [name.strip() for name in models.split(",") if name.strip()] or shelf.models()
     settings = results.Settings(single_seconds=2.0, offline_seconds=0.1)
-    found = agreement(repeated(shelf, names, runs, threads, settings, out / "predictions"))
+    found = agreement(repeated(shelf, named(shelf, models), runs, threads, settings, out / "predictions"))
     for name, spread in found.spreads.items():
         console.out.print(f"{name}: p50 to fp32 within {100 * spread:.1f}%", highlight=False)
     for left, right in found.swapped:

@@ -49,7 +49,7 @@ class Settings:
     http_seconds: float = 0.2  # of the closed loop in each of them; 0 leaves Offline and Server over HTTP out
     http_connections: int = 16  # of the closed loop
     peak_seconds: float = 0.6  # for each figure of the machine's own peak, in every try; 0 leaves it out
-    turn_seconds: float = 0.1  # after which the other variants of the model have theirs; 0: measured alone
+    turn_seconds: float = 0.05  # after which the other variants of the model have theirs; 0: measured alone
     slow_passes: int = 2  # of variants that take longer than `SLOW_LOAD_MS` to load
 
     @classmethod
@@ -182,7 +182,8 @@ class Pass:
     """What one process of a variant measured; `kernel_ms` is the calibration kernel's median between its rounds.
 
     `speed_up` is the median, over the turns that this variant and fp32 ONNX of its model took after each other, of how
-    many times as fast it was one by one.
+    many times as fast it was one by one; `speed_up_low` and `speed_up_high` are the ends of that median's 95% interval,
+    two of the turns' ratios. Older files have none, nor have fewer than six turns.
     """
 
     position: int  # in this pass's random order, from 0
@@ -195,6 +196,9 @@ class Pass:
     kernel_ms: float  # in SingleStream
     offline_kernel_ms: float | None = None  # None in older files, whose `kernel_ms` stands in
     speed_up: float | None = None
+    speed_up_low: float | None = None
+    speed_up_high: float | None = None
+    turns: int | None = None  # that both took
 
     @property
     def images_per_s(self) -> float:
@@ -283,6 +287,7 @@ class Results:
     rows: list[Measurement]
     details: dict[str, Detail]  # by "model/version"
     roofline: Roofline | None = None
+    roofline_reason: str = ""  # why the last try that failed to measure the peak did; the others count
     steal_percent: float | None = None  # of the run's processor time, taken by other guests of the host
     others_percent: float | None = None  # of it, taken by processes that are not the run's own
     http_reason: str = ""  # why there is no serving tax at all, where it was asked for

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import catalog
 from benchmarks import results
+from benchmarks.judging.compare import gap, groups, margin
+from benchmarks.judging.rivals import rivals
 from benchmarks.reporting import words
 from catalog import POLICY, Card, KilnError, Measurement, Policy, Store, servable
 
@@ -79,8 +81,16 @@ def choose(found: results.Results, policy: Policy, store: Store) -> Choice:
     if taken is None:
         reasons = "; ".join(f"{version}: {why}" for version, why in refused.items())
         raise KilnError(f"no variant of {policy.model} is within the budgets ({reasons}); loosen one of them")
-    others = [(row, refused[row.variant.version] or _behind(row, taken, policy)) for row in rows if row is not taken]
-    return Choice(taken, policy, _why(taken, policy, parent_top1, len(eligible), len(rows)), others)
+    near = _rivals(found, taken, eligible, policy.objective)
+    others = [
+        (row, refused[row.variant.version] or _behind(row, taken, policy, row.variant.version in near))
+        for row in rows
+        if row is not taken
+    ]
+    why = _why(taken, policy, parent_top1, len(eligible), len(rows))
+    if near:
+        why += f" This run cannot tell {words.listed(near)} from it in that."
+    return Choice(taken, policy, why, others)
 
 
 def objection(row: Measurement, policy: Policy, parent_top1: float, store: Store, weights_sha256: str) -> str:
@@ -112,11 +122,27 @@ def figure(row: Measurement, objective: str) -> str:
     }[objective]
 
 
-def _behind(row: Measurement, taken: Measurement, policy: Policy) -> str:
+def _rivals(found: results.Results, taken: Measurement, eligible: list[Measurement], objective: str) -> list[str]:
+    """The versions that this run cannot tell from the best by the objective; files have sizes, not ranges."""
+    if objective in ("latency", "throughput"):
+        return rivals(found, taken, eligible, objective == "throughput")
+    if objective == "accuracy":
+        lines = {line.row.variant: line for group in groups(found) for line in group.lines}
+        best = lines[taken.variant]
+        return [
+            row.variant.version
+            for row in eligible
+            if row is not taken and -gap(lines[row.variant], best) <= margin(lines[row.variant], best)
+        ]
+    return []
+
+
+def _behind(row: Measurement, taken: Measurement, policy: Policy, near: bool) -> str:
     word = {"latency": "slower", "throughput": "slower in batches", "size": "larger", "accuracy": "less accurate"}
     ours, theirs = policy.rank(row), policy.rank(taken)
     same = ours is not None and theirs is not None and ours[0] == theirs[0]
-    return f"{'no better' if same else word[policy.objective]}: {figure(row, policy.objective)}"
+    said = "no better" if same else ("perhaps " if near else "") + word[policy.objective]
+    return f"{said}: {figure(row, policy.objective)}"
 
 
 def _why(taken: Measurement, policy: Policy, parent_top1: float, eligible: int, rows: int) -> str:

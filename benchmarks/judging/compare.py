@@ -9,7 +9,8 @@ from benchmarks.judging import intervals
 from benchmarks.judging.bound import Bound, bound
 from benchmarks.judging.fronts import OF_ACCURACY, PAIRS, front, tied
 from benchmarks.judging.pairs import float_parent
-from benchmarks.judging.speed import Speed, in_batches, one_by_one
+from benchmarks.judging.rivals import rivals
+from benchmarks.judging.speed import Noise, Speed, in_batches, one_by_one
 from benchmarks.results import Detail, Results
 from catalog import Measurement, Policy, Variant, servable
 
@@ -31,6 +32,7 @@ class Line:
     throughput: Speed | None  # in batches
     verdict: str
     chosen: bool = False
+    rivals: tuple[str, ...] = ()  # of the choice: versions that could be chosen too and may be as fast
     pareto: tuple[str, ...] = ()  # the pairs of figures in which no other that passed on this data set beats it
     ties: tuple[str, ...] = ()  # those of them that it owes to a lead in accuracy that may be chance
     single: Bound | None = None
@@ -51,6 +53,18 @@ class Line:
         if not self.class_changes:
             return None
         return min(enumerate(self.class_changes), key=lambda pair: pair[1])
+
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether the change of top-1 may be none, by McNemar's test, Holm-corrected where the run knows that."""
+        detail = self.detail
+        p = None if detail is None else detail.mcnemar_p if detail.mcnemar_holm is None else detail.mcnemar_holm
+        return p is None or p >= 0.05
+
+    @property
+    def may_lose_more(self) -> bool:
+        """Whether the interval of the change reaches beyond what may be lost."""
+        return self.change_span is not None and self.change_span[0] < -BUDGET_POINTS
 
     @property
     def speed_up(self) -> float | None:
@@ -108,18 +122,24 @@ def _lines(results: Results, models: list[str]) -> list[Line]:
     for place, index in enumerate(may):
         pareto = tuple(pair for pair in PAIRS if place in ahead[pair])
         owed = [pair for pair in pareto if pair in OF_ACCURACY]
-        ties = [pair for pair in owed if tied(place, points[pair], lambda i, j: _margin(found[i], found[j]))]
+        ties = [pair for pair in owed if tied(place, points[pair], lambda i, j: margin(found[i], found[j]))]
         lines[index] = replace(lines[index], pareto=pareto, ties=tuple(ties))
     return lines
 
 
-def _margin(line: Line, other: Line) -> float:
+def margin(line: Line, other: Line) -> float:
     """Points of accuracy that two variants must lie apart: both intervals' halves, as if they were independent.
 
     Of one model these are of the changes against the parent, whose own is known exactly; of two models, Wilson's.
     """
     same = line.row.variant.model == other.row.variant.model and (line.change_span or other.change_span)
     return math.hypot(*((_half_change(one) if same else _half_wilson(one)) for one in (line, other)))
+
+
+def gap(line: Line, other: Line) -> float:
+    """Points of accuracy that the first is ahead of the second."""
+    assert line.row.accuracy and other.row.accuracy
+    return line.row.accuracy.top1 - other.row.accuracy.top1
 
 
 def _half_change(line: Line) -> float:
@@ -139,14 +159,23 @@ def _of_model(results: Results, model: str) -> list[Line]:
         if row.variant == parent and row.accuracy is not None:
             parent_top1 = row.accuracy.top1
     reference = next((row for row in rows if row.variant == Variant(model, "onnx") and row.p50_ms is not None), None)
-    lines = [_line(results, row, parent, parent_top1, reference) for row in rows]
+    noise = Noise.of(results.details[str(row.variant)] for row in rows if str(row.variant) in results.details)
+    lines = [_line(results, row, parent, parent_top1, reference, noise) for row in rows]
     served = [line.row for line in lines if line.change_points is not None and servable(line.row.variant)]
-    best = Policy(model, "latency", BUDGET_POINTS).best(served, parent_top1)
-    return [replace(line, chosen=line.row is best) for line in lines]
+    policy = Policy(model, "latency", BUDGET_POINTS)
+    if (best := policy.best(served, parent_top1)) is None:
+        return lines
+    near = rivals(results, best, [row for row in served if policy.allows(row, parent_top1)])
+    return [replace(line, chosen=True, rivals=tuple(near)) if line.row is best else line for line in lines]
 
 
 def _line(
-    results: Results, row: Measurement, parent: Variant | None, parent_top1: float, reference: Measurement | None
+    results: Results,
+    row: Measurement,
+    parent: Variant | None,
+    parent_top1: float,
+    reference: Measurement | None,
+    noise: Noise,
 ) -> Line:
     detail = results.details.get(str(row.variant))
     if row.status == "failed" or row.accuracy is None or detail is None:
@@ -159,8 +188,8 @@ def _line(
         change_points=round(row.accuracy.top1 - parent_top1, 4),
         change_span=intervals.change(*flips, row.accuracy.images) if flips else None,
         size_ratio=_ratio(reference.size_bytes, row.size_bytes) if reference else None,
-        speed=one_by_one(row, detail, reference, before) if reference and before else None,
-        throughput=in_batches(row, detail, reference, before) if reference and before else None,
+        speed=one_by_one(row, detail, reference, before, noise) if reference and before else None,
+        throughput=in_batches(row, detail, reference, before, noise) if reference and before else None,
         verdict="",
     )
     line = _in_depth(line, detail, results, results.details.get(str(parent)) if parent else None)
@@ -236,9 +265,10 @@ def _kind(variant: Variant) -> str:
 
 
 def _accuracy_word(line: Line) -> str:
-    change, detail = line.change_points or 0.0, line.detail
-    p = None if detail is None else detail.mcnemar_p if detail.mcnemar_holm is None else detail.mcnemar_holm
+    change = line.change_points or 0.0
+    low, high = line.change_span or (change, change)
+    if low < -BUDGET_POINTS and high > BUDGET_POINTS:
+        return f"accuracy cannot be told from {line.row.accuracy.images if line.row.accuracy else 0:,} images"
     if abs(change) <= BUDGET_POINTS:
-        return "as accurate"
-    sure = p is not None and p < 0.05
-    return ("" if sure else "perhaps ") + ("more accurate" if change > 0 else "less accurate")
+        return ("perhaps " if line.may_lose_more else "") + "as accurate"
+    return ("perhaps " if line.may_be_chance else "") + ("more accurate" if change > 0 else "less accurate")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -25,6 +26,25 @@ def change(lost: int, won: int, images: int) -> tuple[float, float]:
     up, down, total = (won + 1) / (images + 2), (lost + 1) / (images + 2), images + 2
     half = Z * math.sqrt((up + down - (up - down) ** 2) / total)
     return 100 * (up - down - half), 100 * (up - down + half)
+
+
+def median(values: Sequence[float]) -> tuple[float, float] | None:
+    """The values between which the median of what they are a sample of lies in 95% of samples, whatever it looks like.
+
+    Those are two of the values, the same number from either end; of fewer than six none are so sure: None.
+    """
+    ordered, count = sorted(values), len(values)
+    outside, place = 0.0, -1  # as many values as `place`, or fewer, lie below the median by this chance
+    while place + 1 < count and (more := outside + math.comb(count, place + 1) / 2**count) <= 0.025:
+        outside, place = more, place + 1
+    return None if place < 0 else (ordered[place], ordered[-1 - place])
+
+
+def noise(groups: Iterable[Sequence[float] | NDArray[np.float64]]) -> float:
+    """The standard deviation within groups of logarithms, pooled over them; 0 of none."""
+    logs = [np.asarray(group, np.float64) for group in groups if len(group)]
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in logs)
+    return math.sqrt(squares / max(1, sum(len(group) - 1 for group in logs)))
 
 
 def paired_error(differences: NDArray[np.float64]) -> float:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.judging import intervals
 from benchmarks.results import Pass, Results
 from catalog import KilnError
 
@@ -111,10 +112,10 @@ def _changes(figure: str, of: Callable[[Pass], tuple[float, float]], then: Passe
         for run in (then, now)
     )
     freedom = sum(len(logs) - 1 for logs in (*old.values(), *new.values()))
-    pooled = max(LEAST_NOISE, _noise((*old.values(), *new.values())))
+    pooled = max(LEAST_NOISE, intervals.noise((*old.values(), *new.values())))
     changes = []
     for name in then:
-        noise = max(pooled, _noise((old[name], new[name])))
+        noise = max(pooled, intervals.noise((old[name], new[name])))
         error = noise * math.sqrt(1 / len(old[name]) + 1 / len(new[name]))
         change = float(new[name].mean() - old[name].mean())
         ratio, least, most = (math.exp(change + width * error) for width in (0, -2, 2))
@@ -122,13 +123,6 @@ def _changes(figure: str, of: Callable[[Pass], tuple[float, float]], then: Passe
         p = _p_above(change / error, freedom)
         changes.append(Change(name, figure, before_ms, after_ms, ratio, least, most, p))
     return changes
-
-
-def _noise(groups: Iterable[Logs]) -> float:
-    """The standard deviation within groups, pooled; 0 of none."""
-    groups = list(groups)
-    squares = sum(float(((logs - logs.mean()) ** 2).sum()) for logs in groups)
-    return math.sqrt(squares / max(1, sum(len(logs) - 1 for logs in groups)))
 
 
 def _p_above(t: float, freedom: int) -> float:

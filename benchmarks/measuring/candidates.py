@@ -37,6 +37,11 @@ def candidates(store: Store, models: list[str]) -> list[Candidate]:
     return found
 
 
+def named(store: Store, models: str) -> list[str]:
+    """The models of a list with commas between, each once however often it is named; all of the store's where empty."""
+    return list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip())) or store.models()
+
+
 def packages(format: str) -> tuple[str, ...]:
     """The distributions that a format's plug-in names, the runtime first; none where there is no such plug-in."""
     try:

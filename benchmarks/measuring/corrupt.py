@@ -6,7 +6,10 @@ After Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Commo
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import io
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -23,6 +26,11 @@ STRENGTHS: dict[str, tuple[float, float, float]] = {
     "pixelation": (0.95, 0.85, 0.65),  # of the side that is kept
 }
 CORRUPTIONS = tuple(STRENGTHS)
+
+
+def digest() -> str:
+    """Twelve hexadecimal digits that change with the code of the corruptions and with their strengths."""
+    return hashlib.sha256(f"{inspect.getsource(sys.modules[__name__])}{STRENGTHS}".encode()).hexdigest()[:12]
 
 
 def subset(labels: NDArray[np.int64], images: int, seed: int = 0) -> NDArray[np.int64]:

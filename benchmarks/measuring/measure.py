@@ -72,6 +72,7 @@ class Run:
     quick: bool = False
     kept: Path | None = None
     benches: list[dict[str, Any]] = field(default_factory=list)  # filled by `measure`, as pytest-benchmark has them
+    peak_reason: str = ""  # why the last try at the peak that failed did
 
     def measure(self, todo: list[Candidate], begun: Begun = _ignore, done: Done = _ignore) -> Results:
         """Measures candidates of the store in every pass's random order, those of a model side by side and in turns.
@@ -116,17 +117,22 @@ class Run:
             rows=rows,
             details=details,
             roofline=peak,
+            roofline_reason=self.peak_reason,
             steal_percent=stolen,
             others_percent=others,
             orders=orders,
         )
 
     def _peak(self, environment: dict[str, str], scratch: Path, so_far: Roofline | None = None) -> Roofline | None:
-        """The machine's peak, tried once more: another minute may have been a better one."""
+        """The machine's peak, tried once more: another minute may be a better one; no run is lost if it fails."""
         seconds = self.settings.peak_seconds
         if not seconds:
             return None
-        found = roofline.measured(self.threads, {**os.environ, **environment}, scratch, seconds)
+        try:
+            found = roofline.measured(self.threads, {**os.environ, **environment}, scratch, seconds)
+        except KilnError as error:
+            self.peak_reason = self._tidy(str(error))
+            return so_far
         return found if so_far is None else roofline.better(so_far, found)
 
     def _orders(self, todo: list[Candidate]) -> list[list[str]]:

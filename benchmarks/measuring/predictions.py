@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measuring import corrupt
 from catalog import KilnError, VariantCard, write_atomic
 from export import answers
 
@@ -69,5 +70,5 @@ def predicted(
 
 
 def key(card: VariantCard, packages: tuple[str, ...], threads: int, robust_images: int) -> str:
-    """The name under which a variant's predictions are kept: of everything that decides them."""
-    return f"{answers.key(card, packages, threads)}-{robust_images}.npz"
+    """The name under which a variant's predictions are kept: of everything that decides them, corruptions included."""
+    return f"{answers.key(card, packages, threads)}-{robust_images}-{corrupt.digest()}.npz"

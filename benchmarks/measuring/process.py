@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.judging import intervals
 from benchmarks.measuring.job import ENVIRONMENT, Job, Outcome
 from benchmarks.results import Detail, Pass
 from catalog import ROOT, KilnError, Measurement, from_json, to_json
@@ -219,9 +220,15 @@ def read(raw: dict[str, Any], position: int, seconds: float) -> Ran:
 def against(figures: Ran, reference: Ran) -> Ran:
     """The pass with its speed-up over the reference's, which took turns with it: the median over those of both."""
     ratios = [theirs / own for theirs, own in zip(reference.turns, figures.turns, strict=False)]
-    return dataclasses.replace(
-        figures, figures=dataclasses.replace(figures.figures, speed_up=round(statistics.median(ratios), 4))
+    low, high = intervals.median(ratios) or (None, None)
+    known = dataclasses.replace(
+        figures.figures,
+        speed_up=round(statistics.median(ratios), 4),
+        speed_up_low=None if low is None else round(low, 4),
+        speed_up_high=None if high is None else round(high, 4),
+        turns=len(ratios),
     )
+    return dataclasses.replace(figures, figures=known)
 
 
 def merged(row: Measurement, runs: list[Ran]) -> tuple[Measurement, Detail]:

@@ -1,7 +1,7 @@
 """Lets measuring processes that live side by side compute one at a time, a short turn each, round after round.
 
 The speed of a shared machine changes within a second, so that two variants measured one after the other were measured
-on two machines. Those that take turns of a tenth of a second see the same ones, and their ratio round by round holds.
+on two machines. Those that take turns of a twentieth of a second see the same ones, and their ratio turn by turn holds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Seconds at a turn's start that are not timed: caches fill, and the threads of the variant before fall asleep.
+# Seconds at a turn's start that are not timed: caches fill, and the threads of the variant before fall asleep. That
+# takes as long before a short turn as before a long one, so it is a larger share of a short one.
 SETTLE = 0.03
 
 

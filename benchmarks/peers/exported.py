@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import rich.box
@@ -39,6 +40,12 @@ class Contender:
     def __str__(self) -> str:
         assert self.top1 is not None and self.p50_ms is not None and self.images_per_s is not None
         return f"{self.name} {self.top1:.2f}%, {self.p50_ms:.4f} ms, {self.images_per_s:,.0f} images/s"
+
+
+FIGURES: dict[str, Callable[[Contender], str]] = {
+    "latency": lambda row: f"{row.p50_ms:.4f} ms",
+    "throughput": lambda row: f"{row.images_per_s:,.0f} images/s",
+}
 
 
 def verdicts(rows: list[Contender]) -> list[str]:
@@ -87,14 +94,15 @@ def _against(ours: Contender | None, peer: Contender) -> str:
 
 
 def _judged(ours: Contender, peer: Contender) -> str:
-    """In what we lose: accuracy, and speed where we are not the more accurate."""
+    """In what we lose: accuracy, and speed; where a peer is faster and less accurate, both with their figures."""
     gap = (peer.top1 or 0.0) - (ours.top1 or 0.0)
     faster = _faster(ours, peer)
     lost = (["accuracy"] if gap > WITHIN else []) + (faster if gap >= -WITHIN else [])
     if lost:
         return f"we lose in {' and '.join(lost)}"
     if faster:
-        return f"we lose in nothing: its {' and '.join(faster)} is better, but it is {-gap:.2f} points less accurate"
+        told = " and ".join(f"{name} ({FIGURES[name](peer)} against {FIGURES[name](ours)})" for name in faster)
+        return f"it is better in {told} and {-gap:.2f} points less accurate ({peer.top1:.2f}% against {ours.top1:.2f}%)"
     return "we lose in nothing"
 
 

@@ -1,12 +1,14 @@
 """`python -m benchmarks.peers.summary`: what `make peers` found, in one page: optimization, serving, training.
 
-Reads what the three commands left in the folder of reports; a part that has not been run says which command runs it.
+Reads what the three commands left in the folder of reports; a part that has not been run says which command runs it,
+and so does one whose figures are of before `--since`, which `make peers` sets to its own beginning: its command failed.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,10 +22,24 @@ from catalog import ROOT, KilnError
 PAGE = ROOT / "docs" / "peers.md"
 HEAD = """# Beside its peers
 
-Written by `make peers`; do not edit. Everybody has the same model, the same images, the same threads and the settings
-that its own documentation recommends, on the same machine, in turns. Where we lose, it says so.
+Written by `python -m benchmarks.peers.summary --publish` from what `make peers` measured; do not edit. Everybody has
+the same model, the same images, the same threads and the settings that its own documentation recommends, on the same
+machine, in turns. Where we lose, it says so.
 """
 
+
+@dataclass(frozen=True)
+class Origin:
+    """The file that a part comes from, when, at which commit and on what it was measured, and what measures again."""
+
+    path: Path
+    created: str
+    commit: str
+    cpu: str
+    run: str
+
+
+Told = tuple[list[str], list[str], Origin]  # sentences, blocks of figures, where they come from
 app = console.app("One page of the comparisons with peers.")
 
 
@@ -33,19 +49,25 @@ def summarize(
     publish: Annotated[
         bool, typer.Option("--publish", help="write docs/peers.md as well, if nothing is missing")
     ] = False,
+    since: Annotated[str, typer.Option(help="figures of before this UTC time, as 2026-01-31T12:00:00Z, are none")] = "",
 ) -> None:
     """Prints the verdicts, and writes them with all figures to peers.md in that folder."""
     parts = {"Optimization": _export, "Serving": _serving, "Training": _training}
-    page, missing = [HEAD], list[str]()
+    page, missing, origins = [HEAD], list[str](), dict[str, Origin]()
     for title, tell in parts.items():
         try:
-            said, figures = tell(reports)
+            said, figures, origin = tell(reports)
+            _check(origin, since)
+            origins[title] = origin
         except KilnError as error:
             missing.append(str(error))
             said, figures = [str(error)], []
         bullets = "\n".join(f"- {line}" for line in said)
         page += [f"## {title}\n\n{bullets}\n", *(f"{block}\n" for block in figures)]
         console.out.print(f"{title}\n{bullets}\n", highlight=False, markup=False, soft_wrap=True)
+    if caution := _apart(origins):
+        page.insert(1, f"> {caution}\n")
+        console.out.print(caution, highlight=False, markup=False, soft_wrap=True)
     text = "\n".join(page)
     catalog.write_atomic(reports / "peers.md", text)
     if publish and missing:
@@ -54,9 +76,27 @@ def summarize(
         catalog.write_atomic(PAGE, text)
 
 
-def _export(reports: Path) -> tuple[list[str], list[str]]:
+def _check(origin: Origin, since: str) -> None:
+    """Refuses figures of before `since`; both are UTC in ISO 8601, whose order is that of their letters."""
+    if origin.created < since:
+        raise KilnError(
+            f"{origin.path} is of {origin.created} (commit {origin.commit}, {origin.cpu}), before this began at "
+            f"{since}: its part failed, and nothing of it is told; run: {origin.run}"
+        )
+
+
+def _apart(origins: dict[str, Origin]) -> str:
+    """That the parts are of several commits or machines, in a sentence; "" where they are of one."""
+    if len({(one.commit, one.cpu) for one in origins.values()}) < 2:
+        return ""
+    told = "; ".join(f"{title} at commit {one.commit} on {one.cpu}, {one.created}" for title, one in origins.items())
+    return f"The parts were measured at different commits or on different machines: {told}."
+
+
+def _export(reports: Path) -> Told:
     """For each model: our int8 against what Olive and NNCF made of the same float model, and the best of ours."""
-    found = read_json(reports / "peers-export.json", "make peers-export")
+    path = reports / "peers-export.json"
+    found = read_json(path, "make peers-export")
     try:
         rows = [exported.Contender(folder="", file="", **row) for row in found["rows"]]
         how = (
@@ -64,22 +104,26 @@ def _export(reports: Path) -> tuple[list[str], list[str]]:
             f"threads, {found['machine']['cpu']}, load average {found['load_before'][0]:g} before and "
             f"{found['load_after'][0]:g} after; commit `{found['commit']}`, {found['created']}."
         )
+        origin = Origin(path, found["created"], found["commit"], found["machine"]["cpu"], "make peers-export")
     except (KeyError, TypeError, IndexError) as error:
-        raise KilnError(f"{reports / 'peers-export.json'} is of another version; run: make peers-export") from error
+        raise KilnError(f"{path} is of another version; run: make peers-export") from error
     models = list(dict.fromkeys(row.model for row in rows))
     told = [line for model in models for line in exported.verdicts([row for row in rows if row.model == model])]
-    return told, [how, "\n".join(exported.markdown(rows))]
+    return told, [how, "\n".join(exported.markdown(rows))], origin
 
 
-def _serving(reports: Path) -> tuple[list[str], list[str]]:
+def _serving(reports: Path) -> Told:
     """A verdict for each peer."""
-    told, rows = serving.read(reports / "peers-serving.json")
-    return standings.verdicts(rows), standings.sections(told, rows, "###")
+    path = reports / "peers-serving.json"
+    told, rows = serving.read(path)
+    origin = Origin(path, told["created"], told["commit"], told["machine"]["cpu"], "make peers-serving")
+    return standings.verdicts(rows), standings.sections(told, rows, "###"), origin
 
 
-def _training(reports: Path) -> tuple[list[str], list[str]]:
+def _training(reports: Path) -> Told:
     """How fast the loop is beside a bare `model.fit`, for each network."""
-    found = read_json(reports / "training-speed.json", "make peers")
+    path = reports / "training-speed.json"
+    found = read_json(path, "make peers")
     rows = {model: row for model, row in found.items() if isinstance(row, dict)}
     try:
         how = (
@@ -87,9 +131,10 @@ def _training(reports: Path) -> tuple[list[str], list[str]]:
             f"{found['cpu']}, load average {found['load_before']:g} before; commit `{found['commit']}`, "
             f"{found['created']}."
         )
-        return [_trained(model, row) for model, row in rows.items()], [how]
+        origin = Origin(path, found["created"], found["commit"], found["cpu"], "make peers")
+        return [_trained(model, row) for model, row in rows.items()], [how], origin
     except (KeyError, TypeError) as error:
-        raise KilnError(f"{reports / 'training-speed.json'} is of another version; run: make peers") from error
+        raise KilnError(f"{path} is of another version; run: make peers") from error
 
 
 def _trained(model: str, row: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.judging.compare import Group, Line
+from benchmarks.judging.speed import Speed
 from benchmarks.reporting import words
 from benchmarks.results import Detail, Tax
 
@@ -96,6 +97,16 @@ def _medians(line: Line) -> str:
     return words.span(line.detail.p50_low_ms, line.detail.p50_high_ms, words.about) if line.detail else ""
 
 
+def speed_span(line: Line) -> str:
+    """What the speed-up lies between, where that is far enough from it to be told."""
+    speed = line.speed
+    return words.span(speed.low, speed.high, words.about) if speed and speed.wide else ""
+
+
+def _speed(of: Callable[[Speed], Figure]) -> Callable[[Line], Figure]:
+    return lambda line: of(line.speed) if line.speed else None
+
+
 def _rates(line: Line) -> str:
     rates = [one.images_per_s for one in line.detail.passes] if line.detail else []
     return words.span(min(rates), max(rates), words.about) if len(rates) > 1 else ""
@@ -124,7 +135,9 @@ COLUMNS = (
     Column("p99_ms", "Latency, p99", "ms an image", "less", lambda x: x.row.p99_ms, True, "p99",
            beside=lambda x: f"p90 {words.about(x.row.p90_ms)}"),
     Column("speed_up", "Speed-up, one by one", "times", "", lambda x: x.speed_up, head="speed-up",
-           text=words.about_times),
+           text=words.about_times, span=speed_span),
+    Column("speed_up_low", "Speed-up, lower end", "times", "", _speed(lambda s: round(s.low, 4))),
+    Column("speed_up_high", "Speed-up, upper end", "times", "", _speed(lambda s: round(s.high, 4))),
     Column("size_kb", "Size", "kB on disk", "less", lambda x: _per(x.row.size_bytes, 1e3), True, "kB", words.digits),
     Column("gzip_kb", "Size, gzipped", "kB", "less", lambda x: _per(x.row.gzip_bytes, 1e3), True, "gzip", words.digits),
     Column("size_ratio", "Ratio of size", "times", "", lambda x: x.size_ratio, head="ratio", text=words.about_times),

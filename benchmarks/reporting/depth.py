@@ -127,16 +127,7 @@ def method(results: Results) -> list[str]:
     if results.http_reason:
         said.append(f"The serving tax could not be measured: {results.http_reason}.")
     said += [f"No serving tax of {name}: {d.tax_reason}." for name, d in results.details.items() if d.tax_reason]
-    if results.roofline is not None:
-        how = results.roofline.how
-        kinds = ", ".join(f"{kind} by {how[kind]}" for kind in ("fp32", "int8") if kind in how)
-        said.append(
-            f"The peak was measured in the run with its threads ({kinds}; copies of several sizes"
-            f"{'; the best of tries before and after every pass' if s.turn_seconds else ''}). A variant is bound "
-            "by compute or memory where its arithmetic or its traffic (weights once a batch, activations written and "
-            "read once) would take half of its time at that peak; else by overhead: calls, layout changes, operators "
-            "that multiply nothing. Multiply-accumulates are those of the float graph."
-        )
+    said += _peak(results)
     if any(detail.robust_top1 for detail in details):
         said.append(
             f"Corrupted images: {_robust_images(results)} test images drawn by a seed, each in six ways at severities "
@@ -154,8 +145,9 @@ def method(results: Results) -> list[str]:
     if s.turn_seconds:
         said.append(
             f"The variants of a model ran side by side and computed in turns of {s.turn_seconds:g} s, so that all saw "
-            "the same machine; speed-up one by one is the median, over the turns and passes, of fp32 ONNX's median "
-            f"over the variant's, each turn's first {1e3 * SETTLE:.0f} ms left out."
+            "the same machine; speed-up one by one is the median, over the passes, of the median ratio of the turns "
+            "that fp32 ONNX and the variant took after each other, each turn's first "
+            f"{1e3 * SETTLE:.0f} ms left out{_interval(results)}."
         )
     if fewer := sorted(name for name, detail in results.details.items() if 0 < len(detail.passes) < s.passes):
         said.append(f"Slow to load and therefore measured in {s.slow_passes} passes only: {', '.join(fewer)}.")
@@ -165,6 +157,36 @@ def method(results: Results) -> list[str]:
             "images, runtime and processor."
         )
     return said
+
+
+def _peak(results: Results) -> list[str]:
+    """How the machine's peak was measured, and what became of a try that failed."""
+    said = []
+    if results.roofline is not None:
+        how, s = results.roofline.how, results.settings
+        kinds = ", ".join(f"{kind} by {how[kind]}" for kind in ("fp32", "int8") if kind in how)
+        said.append(
+            f"The peak was measured in the run with its threads ({kinds}; copies of several sizes"
+            f"{'; the best of tries before and after every pass' if s.turn_seconds else ''}). A variant is bound "
+            "by compute or memory where its arithmetic or its traffic (weights once a batch, activations written and "
+            "read once) would take half of its time at that peak; else by overhead: calls, layout changes, operators "
+            "that multiply nothing. Multiply-accumulates are those of the float graph."
+        )
+    if results.roofline_reason:
+        said.append(f"A try at the peak failed and does not count: {results.roofline_reason}.")
+    return said
+
+
+def _interval(results: Results) -> str:
+    """Where the range of a speed-up comes from, if the run noted any."""
+    passes = [one for detail in results.details.values() for one in detail.passes]
+    turns = sorted(one.turns for one in passes if one.turns and one.speed_up_low)
+    if not turns:
+        return ""
+    return (
+        f"; its range spans, over the passes, the 95% intervals of those medians by order statistics of {turns[0]} to "
+        f"{turns[-1]} turns"
+    )
 
 
 def _robust_images(results: Results) -> str:

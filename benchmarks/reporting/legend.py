@@ -8,7 +8,17 @@ from benchmarks.judging.compare import BUDGET_POINTS
 from benchmarks.results import Results
 
 PAGE = "docs/how-to/read-the-report.md"
-BRIEF = ("float parent", "servable", "plain ONNX", "change", "p50", "images/s", "kB", "perhaps")  # of a published table
+BRIEF = (
+    "float parent",
+    "servable",
+    "plain ONNX",
+    "change",
+    "p50",
+    "images/s",
+    "kB",
+    "speed-up",
+    "perhaps",
+)  # of a published table
 
 
 def terms(results: Results) -> dict[str, str]:
@@ -21,15 +31,17 @@ def terms(results: Results) -> dict[str, str]:
         "plain ONNX": "onnx-fp32 of the same model, against which size and speed are held",
         "choice": f"the fastest servable variant that loses no more than {BUDGET_POINTS:g} points",
         "change": "points of top-1 against the float parent (from 90% to 89.8% is \N{MINUS SIGN}0.20 points), with the "
-        "95% interval of the two on the same images: where it holds 0, it may be chance",
+        "95% interval of the two on the same images, of this variant alone: where it holds 0, it may be chance",
         "p50": f"half of the images, one by one, took no longer; behind it {_passes(s.passes)}",
         "p90, p99": "90 and 99 of 100 images took no longer",
         "images/s": "throughput in batches of the best size",
         "held/s": f"images a second, arriving at random, that it holds with p99 under {s.server_p99_ms:g} ms",
-        "ratio, speed-up": "size and p50 of plain ONNX divided by this one's, above 1 where this one is better",
+        "ratio": "size of plain ONNX divided by this one's, above 1 where this one is smaller",
+        "speed-up": f"how many times as fast as plain ONNX, one by one: {_speed_up(results)}",
         "kB": "1,000 bytes of the model file",
         "RSS": "the most memory that the process took, Python included",
-        "perhaps": "the figures of the passes overlap, or the test says it may be chance",
+        "perhaps": "the figures of the passes overlap or lie too near for so few; of accuracy, its interval reaches "
+        f"below \N{MINUS SIGN}{BUDGET_POINTS:g} points, or the test over all variants says it may be chance",
         "Pareto": "no other variant on this data set is better in one of the two figures and no worse in the other",
         "tie": "its lead in accuracy over a variant that costs less is within their intervals",
     }
@@ -44,6 +56,19 @@ def _passes(passes: int) -> str:
         if passes == 1
         else f"the lowest and highest of {passes} passes"
     )
+
+
+def _speed_up(results: Results) -> str:
+    """What the ratio is of in this run; older ones took no turns, or noted no interval of them."""
+    passes = [one for detail in results.details.values() for one in detail.passes]
+    if not any(one.speed_up for one in passes):
+        return "p50 of plain ONNX divided by this one's; behind it what the spans of both allow, if that is far from it"
+    ends = (
+        "what the 95% intervals over the turns of every pass span"
+        if any(one.speed_up_low for one in passes)
+        else "the lowest and highest pass"
+    )
+    return f"the median ratio of turns taken side by side; behind it {ends}, if that is more than 5% from it"
 
 
 def compact(results: Results, names: Iterable[str]) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 
 from benchmarks.judging.compare import BUDGET_POINTS, SMALLER, Group, Line
-from benchmarks.judging.speed import BLIND, FASTER
+from benchmarks.judging.speed import BLIND, FASTER, Speed
 from benchmarks.reporting import depth, words
 from benchmarks.results import Results
 
+MOST_NAMED = 3  # variants in a sentence
 MOST_OTHERS = 5.0  # percent of the processors' time that other processes may take unmentioned
 MOST_DRIFT = 1.3  # of the calibration kernel's 90th percentile over its 10th, from which the machine was not steady
 
@@ -25,9 +26,8 @@ def headline(results: Results, found: list[Group]) -> str:
         group = next(g for g in found if g.lines)
         return choice_sentence(group, chosen[0])
     named = [f"{line.row.variant.version} for {line.row.variant.model}" for line in chosen]
-    listed = ", ".join(named[:-1]) + (" and " if len(named) > 1 else "") + named[-1]
     return (
-        f"Within {BUDGET_POINTS} points of the float parent, the fastest servable variant is {listed} "
+        f"Within {BUDGET_POINTS} points of the float parent, the fastest servable variant is {words.listed(named)} "
         f"({ran} of {len(lines)} variants could be measured)."
     )
 
@@ -43,7 +43,7 @@ def choice_sentence(group: Group, line: Line) -> str:
     )
     return (
         f"{variant.version} is the fastest servable variant of {variant.model} within {BUDGET_POINTS} points of its "
-        f"float parent: {'; '.join(parts)}."
+        f"float parent: {'; '.join(parts)}.{_rivals(line)}"
     )
 
 
@@ -55,8 +55,22 @@ def _speed(line: Line) -> str:
         return ", as fast as fp32 ONNX"
     perhaps = "" if speed.sure else "perhaps "
     if speed.ratio > 1:
-        return f", {perhaps}{words.about(speed.ratio)} times the speed of fp32 ONNX"
-    return f", {perhaps}{words.about(1 / speed.ratio)} times slower than fp32 ONNX"
+        return f", {perhaps}{_times(speed)} the speed of fp32 ONNX"
+    return f", {perhaps}{_times(speed)} slower than fp32 ONNX"
+
+
+def _times(speed: Speed) -> str:
+    """`2.2 times`, with what that lies between where it is far from it; of a slower one, how many times slower."""
+    ratio, low, high = speed.ratio, speed.low, speed.high
+    if ratio < 1:
+        ratio, low, high = 1 / ratio, 1 / high, 1 / low
+    return f"{words.about(ratio)} times" + (f" ({words.span(low, high, words.about)})" if speed.wide else "")
+
+
+def _rivals(line: Line) -> str:
+    """That others could as well be the fastest, in a sentence."""
+    near = line.rivals if len(line.rivals) <= MOST_NAMED else (*line.rivals[: MOST_NAMED - 1], "others")
+    return f" In this run {words.listed(near)} may be as fast." if near else ""
 
 
 def _size(group: Group, line: Line) -> str:
@@ -78,7 +92,7 @@ def _loss(line: Line) -> str:
 def advice(group: Group, line: Line) -> str:
     """The choice of a model for one who has read nothing else: what it gains over plain ONNX, and what it costs."""
     merits = [*_gain(line), *_share(group, line), _cost(line)]
-    return f"Take {line.row.variant.version}: {', '.join(merits)}."
+    return f"Take {line.row.variant.version}: {', '.join(merits)}.{_rivals(line)}"
 
 
 def _gain(line: Line) -> list[str]:
@@ -87,8 +101,8 @@ def _gain(line: Line) -> list[str]:
         return [f"{words.about(line.row.p50_ms)} ms an image"]
     if not speed.differs:
         return ["as fast as plain ONNX"]
-    perhaps, ratio = "" if speed.sure else "perhaps ", words.about(max(speed.ratio, 1 / speed.ratio))
-    return [f"{perhaps}{ratio} times as {'fast' if speed.ratio > 1 else 'slow'} as plain ONNX"]
+    perhaps = "" if speed.sure else "perhaps "
+    return [f"{perhaps}{_times(speed)} as {'fast' if speed.ratio > 1 else 'slow'} as plain ONNX"]
 
 
 def _share(group: Group, line: Line) -> list[str]:
@@ -101,9 +115,11 @@ def _cost(line: Line) -> str:
     change = round(line.change_points or 0.0, 2)
     if change == 0:
         return "as accurate as the original network"
-    chance = line.change_span is not None and line.change_span[0] <= 0 <= line.change_span[1]
     where = "below" if change < 0 else "above"
-    return f"{abs(change):.2f} points {where} the original network" + (", which may be chance" if chance else "")
+    told = f"{abs(change):.2f} points {where} the original network" + (
+        ", which may be chance" if line.may_be_chance else ""
+    )
+    return f"{told}, and may be more than {BUDGET_POINTS} below" if line.may_lose_more else told
 
 
 def warnings(results: Results) -> list[str]:
@@ -200,7 +216,8 @@ def method(results: Results) -> list[str]:
         "Accuracy: the whole test split through the format's own loader; the interval is Wilson's for 95%. The change "
         "is in points against the float parent (Keras fp32 where it was measured, else ONNX fp32) on the same images, "
         "its interval for 95% Wald's for paired proportions after Bonett and Price, of each variant alone; "
-        "'perhaps' stands where McNemar's exact test gives p of 0.05 or more"
+        f"'as accurate' is within {BUDGET_POINTS} points, with 'perhaps' where that interval reaches beyond what may "
+        "be lost; of more and less accurate, 'perhaps' stands where McNemar's exact test gives p of 0.05 or more"
         + (", after Holm's correction over all variants." if results.schema > 1 else "."),
         "Ratio (of size) and speed-up are against fp32 ONNX of the same model in this run, above 1 where better; "
         f"within {100 * (FASTER - 1):.0f}% of it speed is called the same, within {100 * (SMALLER - 1):.0f}% size; "
@@ -223,8 +240,13 @@ def _turns(passes: int) -> str:
 
 def _met(passes: int) -> str:
     if passes == 1:
-        return f"the spreads of the medians meet, in batches where the ratio is below {BLIND:g}"
-    return f"the figures of the {passes} passes overlap"
+        return f"the range of the ratio holds 1, in batches where the ratio is below {BLIND:g}"
+    if passes == 2:
+        return (
+            "the figures of the 2 passes overlap, or lie no further apart than two standard errors of two passes of "
+            "this model's variants; of ratios whose turns have an interval, where that holds 1"
+        )
+    return f"the figures of the {passes} passes overlap; of ratios whose turns have an interval, where that holds 1"
 
 
 def _spread(passes: int) -> str:

@@ -168,14 +168,20 @@ def readme(text: str, results: Results) -> str:
 
 
 def publish(results: Results, source: Path, root: Path = ROOT) -> Path:
-    """Copies `source` to `results/`, renews the README's section and picture and pages of docs/; the copy's path."""
-    target = root / "results" / name(results)
-    renewed = readme((root / "README.md").read_text(encoding="utf-8"), results)
+    """Copies `source` to `results/`, renews the README's section and picture and pages of docs/; the copy's path.
+
+    All of it is made before any is written, so that what cannot be made leaves everything as it was.
+    """
+    target, docs = root / "results" / name(results), root / "docs"
     group = max(compare.groups(results), key=lambda g: len(g.lines))
-    for colours, suffix in ((palette.LIGHT, ""), (palette.DARK, "-dark")):
-        write_atomic(root / "docs" / "images" / f"{PICTURE}{suffix}.png", plots.png(group, colours))
-    write_atomic(target, source.read_bytes())
-    write_atomic(root / "docs" / "results.md", page(results))
-    write_atomic(root / "docs" / "scale.md", scale.text(results, target.name))
-    write_atomic(root / "README.md", renewed)
+    made: dict[Path, str | bytes] = {
+        root / "README.md": readme((root / "README.md").read_text(encoding="utf-8"), results),
+        docs / "images" / f"{PICTURE}.png": plots.png(group, palette.LIGHT),
+        docs / "images" / f"{PICTURE}-dark.png": plots.png(group, palette.DARK),
+        target: source.read_bytes(),
+        docs / "results.md": page(results),
+        docs / "scale.md": scale.text(results, target.name),
+    }
+    for path, content in made.items():
+        write_atomic(path, content)
     return target

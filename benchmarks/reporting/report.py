@@ -52,6 +52,7 @@ def render(results: Results, pictures: bool = True) -> Report:
         "brief": columns.named(columns.BRIEF),
         "further": columns.further(found),
         "cell": _cell,
+        "speed_span": columns.speed_span,
         **depth.context(results, found),
     }
     images = {}

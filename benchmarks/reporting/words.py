@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 NONE = "–"
 
@@ -66,6 +66,11 @@ def about_times(ratio: float | None) -> str:
 def span(low: float, high: float, text: Callable[[float], str]) -> str:
     """Two ends of an interval: `0.049 to 0.063`."""
     return f"{text(low)} to {text(high)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: `a`, `a and b`, `a, b and c`."""
+    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1] if names else ""
 
 
 def chance(p: float | None) -> str:

@@ -20,7 +20,7 @@ from benchmarks import results
 from benchmarks.judging.compare import groups
 from benchmarks.reporting import words
 from benchmarks.scale import fleet, real
-from catalog import ROOT, KilnError, Store, Variant, servable
+from catalog import ROOT, KilnError, Store, servable
 
 PAGE = ROOT / "docs" / "scale.md"
 CHECK = ROOT / "docs" / "scale-check.json"
@@ -31,6 +31,7 @@ HEADROOMS = (1.0, 1.25, 1.6)
 RISE = 1.5
 LIMIT_MS = 15.0
 CORE_HOUR = 0.04  # dollars; a common price of a virtual core
+MORE = 1.1  # times what is simulated, from which a measured rate is more than that
 ASSUMED_US = 400.0  # of HTTP a request, where a run measured none
 
 app = console.app("Simulates replicas behind a load balancer from measured service times.")
@@ -90,25 +91,32 @@ def text(found: results.Results, source: str, http_us: float | None = None, core
     ]
     if not served:
         raise KilnError(f"{source} has no variant that serving could take; run: make benchmark")
-    chosen = next(row for row, _ in served if row.variant == _example(found))
-    of = fleet.service(chosen, found.details[str(chosen.variant)])
+    simulated = [_simulated(row, detail) for row, detail in served]
+    largest, example, of = _example(found, simulated)
     check = catalog.from_json(real.Check, json.loads(CHECK.read_text(encoding="utf-8"))) if CHECK.is_file() else None
     factors = sorted(row.factor for row in check.rows) if check else []
     factor = statistics.median(factors) if factors else None
     http = http_cost(found, http_us)
+    taxed = [_simulated(row, detail, http.us / 1e6) for row, detail in served] if http.us else []
+    beside = _beside(simulated)
     context = {
         "source": source,
         "machine": found.machine.cpu,
         "threads": found.threads,
         "rates": RATES,
-        "rows": [_cores(row, detail, core_hour, factor) for row, detail in served],
-        "with_http": [_cores(row, detail, core_hour, factor, http.us / 1e6) for row, detail in served if http.us],
+        "rows": [_cores(one, core_hour, factor) for one in simulated],
+        "with_http": [_cores(one, core_hour, factor) for one in taxed],
+        "beside": beside,
+        "floors": not (beside.more or beside.corrected) and (not factors or factors[0] >= 1),
+        "up": rounded_up,
         "factor": factor,
         "factors": factors,
-        "example": str(chosen.variant),
+        "largest": largest,
+        "example": example,
+        "three_quarters": 0.75 * fleet.held(of, LIMIT_MS) if of else 0.0,
         "fullest": fleet.FULLEST,
-        "windows": _windows(of),
-        "surges": _surges(of),
+        "windows": _windows(of) if of else [],
+        "surges": _surges(of) if of else [],
         "check": check,
         "full": real.FULL,
         "http": http,
@@ -129,42 +137,122 @@ def text(found: results.Results, source: str, http_us: float | None = None, core
     return environment.get_template("scale.md.j2").render(context)
 
 
-def _example(found: results.Results) -> Variant:
-    """The chosen variant of the largest model, by its multiply-accumulates."""
-    lines = [line for group in groups(found) for line in group.lines if line.row.p50_ms and line.row.status == "ok"]
-    lines = [x for x in lines if servable(x.row.variant)]
-    return max(
-        lines, key=lambda x: (found.models[x.row.variant.model].macs, x.chosen, x.row.variant.version)
-    ).row.variant
+@dataclass(frozen=True)
+class Simulated:
+    """A variant's replica in each of its passes, with what it holds there in images/s, and what Server measured."""
+
+    row: catalog.Measurement
+    passes: list[tuple[fleet.Service, float]]  # in the order in which they were made
+    measured: float | None = None  # in the first pass and in process; None with HTTP, and where the run left it out
+    refuted: bool = False  # the measured one corrected the simulation, which then says nothing of its own
+
+    @property
+    def least(self) -> tuple[fleet.Service, float]:
+        """The pass that holds the least, on which a fleet is to be reckoned."""
+        return min(self.passes, key=lambda one: (one[1], one[0].capacity))
+
+    @property
+    def first(self) -> float:
+        """What it holds in the pass in which Server was measured."""
+        return self.passes[0][1]
+
+    @property
+    def most(self) -> float:
+        """What it holds in the best pass."""
+        return max(rate for _, rate in self.passes)
 
 
-def _cores(
-    row: catalog.Measurement, detail: results.Detail, core_hour: float, factor: float | None, http_s: float = 0.0
-) -> dict[str, Any]:
+def _simulated(row: catalog.Measurement, detail: results.Detail, http_s: float = 0.0) -> Simulated:
+    passes = [(of, fleet.held(of, LIMIT_MS)) for of in fleet.services(row, detail, http_s)]
+    return Simulated(row, passes, None if http_s else detail.server_rate, fleet.refuted(detail))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What Server measured in a run beside what is simulated of the same pass.
+
+    `ratios` are measured to simulated, ascending; `more` counts those that held more than simulated, of `variants`.
+    `only_measured` and `only_simulated` name those that hold something by one of the two alone. Those whose simulation
+    was `corrected` by what Server measured are in none of these.
+    """
+
+    variants: int
+    ratios: list[float]
+    more: int
+    only_measured: list[str]
+    only_simulated: list[str]
+    corrected: list[str]
+
+
+def _beside(simulated: list[Simulated]) -> Beside:
+    known = [(one, one.measured) for one in simulated if one.measured is not None and not one.refuted]
+    corrected = [str(one.row.variant) for one in simulated if one.refuted]
+    ratios = sorted(rate / one.first for one, rate in known if rate and one.first)
+    only_measured = [str(one.row.variant) for one, rate in known if rate and not one.first]
+    only_simulated = [str(one.row.variant) for one, rate in known if one.first and not rate]
+    more = sum(ratio > MORE for ratio in ratios) + len(only_measured)
+    return Beside(len(known), ratios, more, only_measured, only_simulated, corrected)
+
+
+def _example(found: results.Results, simulated: list[Simulated]) -> tuple[str, str, fleet.Service | None]:
+    """The choice of the largest model, and the one of the largest that holds a load in every pass with its replica.
+
+    The largest is that with the most multiply-accumulates. Where no choice holds a load there is no example.
+    """
+    chosen = {line.row.variant: line.chosen for group in groups(found) for line in group.lines}
+    size = {one.row.variant: found.models[one.row.variant.model].macs for one in simulated}
+    ranked = sorted(
+        simulated,
+        key=lambda one: (size[one.row.variant], chosen[one.row.variant], one.row.variant.version),
+        reverse=True,
+    )
+    choices = [one for one in ranked if chosen[one.row.variant]] or ranked
+    holds = next((one for one in choices if one.least[1]), None)
+    if holds is None:
+        return str(choices[0].row.variant), "", None
+    return str(choices[0].row.variant), str(holds.row.variant), holds.least[0]
+
+
+def _cores(one: Simulated, core_hour: float, factor: float | None) -> dict[str, Any]:
     """Cores by rate, and at the highest rate those that it takes if the real p99 is `factor` times the simulated."""
-    of = fleet.service(row, detail, http_s)
+    (of, each), largest = one.least, RATES[-1]
 
     def cores(rate: float, each: float) -> int | None:
         replicas = fleet.needed(rate, each)
         return None if replicas is None else replicas * of.cores
 
-    each, largest = fleet.held(of, LIMIT_MS), RATES[-1]
     found = {rate: cores(rate, each) for rate in RATES}
     needed = found[largest]
     cost = None if needed is None else fleet.cost_per_million(needed, largest, core_hour)
     careful = cores(largest, fleet.held(of, LIMIT_MS / max(1.0, factor))) if factor else None
-    return {"name": str(row.variant), "cores": found, "careful": careful, "cost": cost, "batch": of.most}
+    return {
+        "name": str(one.row.variant),
+        "cores": found,
+        "careful": careful,
+        "cost": cost,
+        "batch": of.most,
+        "least": each,
+        "most": one.most,
+        "measured": one.measured,
+    }
+
+
+def rounded_up(cores: int) -> int:
+    """Cores with the two digits that another run would find again, rounded up: too few would not hold the load."""
+    step: int = 10 ** max(0, len(str(cores)) - 2)
+    return -(-cores // step) * step
 
 
 def _windows(of: fleet.Service) -> list[dict[str, Any]]:
-    """A replica at three quarters of its capacity, with longer and longer windows."""
-    return [{"ms": ms, **asdict(fleet.simulate(of, 0.75 * of.capacity, ms / 1e3))} for ms in WINDOWS_MS]
+    """A replica at three quarters of what it holds, with longer and longer windows."""
+    rate = 0.75 * fleet.held(of, LIMIT_MS)
+    return [{"ms": ms, **asdict(fleet.simulate(of, rate, ms / 1e3))} for ms in WINDOWS_MS]
 
 
 def _surges(of: fleet.Service) -> list[dict[str, Any]]:
-    """A rise of the load by `RISE`, by lag, for fleets with more and more room."""
-    rate, each = float(RATES[-1]), fleet.held(of, LIMIT_MS)
-    replicas = fleet.needed(rate, each) or math.ceil(rate / of.capacity)
+    """A rise of the load by `RISE`, by lag, for fleets with more and more room; the replica must hold a load."""
+    rate = float(RATES[-1])
+    replicas = math.ceil(rate / fleet.held(of, LIMIT_MS))
     found = []
     for room in HEADROOMS:
         before, grown = math.ceil(replicas * room), math.ceil(replicas * RISE * max(room, 1.05))

@@ -145,7 +145,7 @@ def _rows(
 
 
 def service(server: served.Server, asked: tax.Asked, predict: Run) -> fleet.Service:
-    """The service times of this moment, as `fleet.service` takes them from results; the spread ends at the p99."""
+    """The service times of this moment, as `fleet.services` takes them from results; the spread ends at the p99."""
     singles = _times(functools.partial(predict, 1), SINGLE_S)
     batch_s = {1: float(np.median(singles))}
     for size in SIZES[1:]:

@@ -16,7 +16,7 @@ from benchmarks.measuring import process
 from benchmarks.measuring.bench_latency import rounds_for, warm_up
 from benchmarks.measuring.job import Outcome
 from benchmarks.measuring.process import Ran, merged
-from benchmarks.reporting import words
+from benchmarks.reporting import prose, words
 from benchmarks.reporting.report import render
 from benchmarks.results import Results
 from catalog import Accuracy, Measurement, Variant
@@ -63,12 +63,12 @@ def verdict(results: Results, name: str) -> str:
     ("name", "said"),
     [
         ("lenet/onnx-int8", "quantized but slower, smaller, as accurate, perhaps less robust"),
-        ("mobilenetv2/onnx-int8", "smaller, faster, as accurate, less robust"),
+        ("mobilenetv2/onnx-int8", "smaller, faster, perhaps as accurate, less robust"),
         ("lenet/onnx-fp32", "the reference for size and speed, as accurate"),
         ("lenet/keras-fp32", "larger, slower, the reference for accuracy"),
         (
             "simcnn/prune80-onnx-fp32",
-            "sparse but no faster, as large, as accurate, less robust, unstable: latency had not settled",
+            "sparse but no faster, as large, perhaps as accurate, less robust, unstable: latency had not settled",
         ),
         ("mobilenetv2/prune80-onnx-int8", "not offered to serving, smaller, faster, less accurate, less robust"),
         ("simcnn/litert-fp32", "as large, faster one by one and slower in batches, as accurate"),
@@ -82,6 +82,48 @@ def test_a_loss_that_chance_may_explain_says_perhaps(golden: Results) -> None:
     name = "mobilenetv2/prune80-onnx-int8"
     details = {**golden.details, name: dataclasses.replace(golden.details[name], mcnemar_p=0.02, mcnemar_holm=0.2)}
     assert verdict(dataclasses.replace(golden, details=details), name).endswith("perhaps less accurate, less robust")
+
+
+@pytest.mark.parametrize(
+    ("correct", "lost", "won", "images", "said"),
+    [
+        (9_000, 20, 20, 10_000, "as accurate"),
+        (8_970, 40, 10, 10_000, "as accurate"),  # −0.44 to −0.16
+        (8_970, 130, 100, 10_000, "perhaps as accurate"),  # −0.30, down to −0.60
+        (9_030, 100, 130, 10_000, "as accurate"),  # up to +0.60, which is no loss
+        (324, 4, 4, 360, "accuracy cannot be told from 360 images"),
+        (329, 0, 5, 360, "perhaps more accurate"),  # +1.39, from −0.04 on
+        (321, 8, 5, 360, "accuracy cannot be told from 360 images"),  # −0.83, and the test says it may be chance
+    ],
+)
+def test_as_accurate_knows_the_interval(
+    golden: Results, correct: int, lost: int, won: int, images: int, said: str
+) -> None:
+    name, parent = "mobilenetv2/onnx-int8", "mobilenetv2/keras-fp32"
+    right = {name: correct, parent: correct + lost - won}
+    rows = [
+        dataclasses.replace(row, accuracy=Accuracy.of(right[str(row.variant)], images))
+        if str(row.variant) in right
+        else row
+        for row in golden.rows
+    ]
+    p = mcnemar_p(lost, won)
+    detail = dataclasses.replace(golden.details[name], lost=lost, won=won, mcnemar_p=p, mcnemar_holm=p)
+    found = dataclasses.replace(golden, rows=rows, details={**golden.details, name: detail})
+    assert verdict(found, name) == f"smaller, faster, {said}, less robust"
+
+
+@pytest.mark.parametrize(("holm", "chance"), [(0.2, True), (0.01, False)])
+def test_advice_says_chance_where_the_corrected_test_does(golden: Results, holm: float, chance: bool) -> None:
+    """The interval is of one variant alone: of many, one in twenty does not hold 0 by chance."""
+    name = "mobilenetv2/onnx-int8"
+    detail = dataclasses.replace(golden.details[name], mcnemar_p=0.001, mcnemar_holm=holm)
+    (group,) = groups(dataclasses.replace(golden, details={**golden.details, name: detail}))
+    chosen = group.chosen("mobilenetv2")
+    assert chosen and chosen.change_span and chosen.change_span[1] < 0
+    told = prose.advice(group, chosen)
+    assert ("0.38 points below the original network, which may be chance" in told) == chance
+    assert told.endswith(", and may be more than 0.5 below.")
 
 
 def with_rates(golden: Results, name: str, *rates: float) -> Results:
@@ -98,12 +140,12 @@ def test_a_gain_that_the_spread_of_the_medians_may_explain_says_perhaps(golden: 
     name = "mobilenetv2/onnx-int8"
     details = {**golden.details, name: dataclasses.replace(golden.details[name], p50_high_ms=1.2)}
     even = with_rates(dataclasses.replace(golden, details=details), name, 720.0, 726.0, 730.0)
-    said = "smaller, perhaps faster one by one and as fast in batches, as accurate, less robust"
+    said = "smaller, perhaps faster one by one and as fast in batches, perhaps as accurate, less robust"
     assert verdict(even, name) == said
     one = [row for row in even.rows if row.variant.model == "mobilenetv2"]
     sentence = render(dataclasses.replace(even, rows=one, models={"mobilenetv2": golden.models["mobilenetv2"]}), False)
-    assert "perhaps 1.9 times the speed of fp32 ONNX" in sentence.headline
-    assert "perhaps 1.9× the speed of onnx-fp32" in sentence.html
+    assert "perhaps 1.9 times (0.91 to 1.9) the speed of fp32 ONNX" in sentence.headline
+    assert "perhaps 1.9× (0.91 to 1.9) the speed of onnx-fp32" in sentence.html
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import json
 import os
@@ -19,11 +20,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import catalog
-from benchmarks import machine
-from benchmarks.measuring import measure, planning, process, roofline, tax
-from benchmarks.measuring.candidates import Candidate, candidates
+from benchmarks import machine, progress
+from benchmarks.__main__ import application
+from benchmarks.measuring import corrupt, measure, planning, predictions, process, roofline, tax
+from benchmarks.measuring.candidates import Candidate, candidates, named
 from benchmarks.measuring.job import Job
 from benchmarks.measuring.measure import Run
 from benchmarks.measuring.turns import Turns
@@ -71,6 +74,9 @@ def test_a_measured_row_is_whole(results: Results, version: str, digits: Any) ->
     assert [one.p50_ms for one in detail.passes] == [row.p50_ms] and detail.passes[0].kernel_ms > 0
     ratio = detail.passes[0].speed_up
     assert ratio and (ratio == 1) == (version == "onnx-fp32") and 0.2 < ratio < 5
+    one = detail.passes[0]
+    assert one.turns and one.turns >= 6 and one.speed_up_low and one.speed_up_high  # enough for an interval
+    assert one.speed_up_low <= ratio <= one.speed_up_high
     assert (detail.passes[0].offline_kernel_ms or 0) > 0
     assert detail.server_rate is not None and detail.process_threads and detail.affinity == machine.cores()
     assert detail.work is not None and detail.work.macs == 10 * digits.x_test[0].size
@@ -196,6 +202,19 @@ def test_answers_are_taken_from_the_export_and_only_the_corrupted_images_asked_f
     assert detail.reused and detail.robust_top1 == before.robust_top1
     fresh = dataclasses.replace(run, kept=None).measure(todo)
     assert fresh.rows[0].accuracy and fresh.rows[0].accuracy.top1 > 80 and not fresh.details["tiny/onnx-fp32"].reused
+
+
+def test_answers_on_images_corrupted_in_another_way_are_not_taken(
+    tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = next(one.card for one in candidates(tiny_store, ["tiny"]) if one.name == "tiny/onnx-fp32")
+    assert card is not None
+    before = predictions.key(card, (), 1, 100)
+    assert before == predictions.key(card, (), 1, 100) != predictions.key(card, (), 1, 50)
+    monkeypatch.setitem(corrupt.STRENGTHS, "noise", (0.04, 0.08, 0.11))
+    stronger = predictions.key(card, (), 1, 100)
+    monkeypatch.setattr(inspect, "getsource", lambda _: "another way of corrupting")
+    assert len({before, stronger, predictions.key(card, (), 1, 100)}) == 3
 
 
 @dataclasses.dataclass
@@ -340,6 +359,27 @@ def test_a_service_that_does_not_start_leaves_its_reason(
     assert found.rows == results.rows
 
 
+@pytest.mark.parametrize("broken", [KeyboardInterrupt(), RuntimeError("a bug")])
+def test_what_was_measured_in_process_outlasts_the_part_over_http(
+    results: Results, tiny_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: BaseException
+) -> None:
+    def over_http(*_: object) -> Results:
+        raise broken
+
+    measured = dataclasses.replace(results, settings=dataclasses.replace(results.settings, http_requests=10))
+    monkeypatch.setattr(progress, "measured", lambda *_: measured)
+    monkeypatch.setattr(progress, "over_http", over_http)
+    arguments = ["run", "--store", str(tiny_store.root), "--out", str(tmp_path), "--threads", "1"]
+    done = CliRunner().invoke(application, arguments)
+    found = read(tmp_path / "results.json")
+    assert found.rows == results.rows and (tmp_path / "benchmark.json").is_file()
+    if isinstance(broken, KeyboardInterrupt):
+        assert done.exit_code == 0 and found.http_reason == "it was stopped by Ctrl-C"
+        assert "stopped by Ctrl-C" in (tmp_path / "report.md").read_text()
+    else:
+        assert done.exception is broken and not found.http_reason
+
+
 def run_over(store: Store, loader: Any, **settings: Any) -> Results:
     run = Run(store, 1, dataclasses.replace(Settings.quick(), peak_seconds=0.0, **settings), 0, loader)
     return run.measure(candidates(store, ["tiny"]))
@@ -424,6 +464,12 @@ def test_a_process_without_pipes_has_the_turn_for_good() -> None:
     turns = Turns([], 0.0)
     turns.take()
     assert not turns.next_if_over(lambda: pytest.fail("called"), 0.0)
+
+
+def test_a_model_named_twice_is_measured_once(tiny_store: Store) -> None:
+    assert named(tiny_store, "tiny, tiny,") == named(tiny_store, "") == ["tiny"]
+    names = [candidate.name for candidate in candidates(tiny_store, named(tiny_store, "tiny,tiny"))]
+    assert len(names) == len(set(names))
 
 
 def test_heats_are_of_one_model_with_its_reference_in_each(monkeypatch: pytest.MonkeyPatch) -> None:

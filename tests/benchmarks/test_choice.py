@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import catalog
+from benchmarks.__main__ import application
 from benchmarks.judging import choose
 from benchmarks.results import Results
 from catalog import KilnError, Policy, Store, Variant, from_json
@@ -62,6 +64,25 @@ def test_the_reason_counts_those_that_may_be_served(shelf: Store, golden: Result
     assert several.why.startswith(
         "onnx-int8 is the fastest of the 3 variants (of 6) that can be served within 0.5 points"
     )
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput", "accuracy"])
+def test_what_the_run_cannot_tell_from_the_best_is_said(shelf: Store, golden: Results, objective: Any) -> None:
+    near, name = dict(golden.details), "mobilenetv2/onnx-int8"
+    slow = dataclasses.replace(near[name].passes[0], images_per_s_at={"128": 700.0})
+    passes = [slow, *near[name].passes[1:]]
+    near[name] = dataclasses.replace(near[name], p50_high_ms=2.0, passes=passes)
+    found = dataclasses.replace(golden, details=near)
+    drop = 0.1 if objective == "accuracy" else 0.5
+    choice = choose.choose(found, Policy("mobilenetv2", objective=objective, max_accuracy_drop=drop), shelf)
+    reasons = {row.variant.version: why for row, why in choice.others}
+    if objective == "accuracy":  # both are the parent's answers
+        assert choice.why.endswith(" This run cannot tell onnx-fp32 from it in that.")
+    else:
+        assert choice.why.endswith(" This run cannot tell litert-fp32 and onnx-fp32 from it in that.")
+        assert reasons["onnx-fp32"].startswith("perhaps slower")
+        sure = choose.choose(golden, Policy("mobilenetv2", objective=objective, max_accuracy_drop=0.5), shelf)
+        assert "cannot tell" not in sure.why and not any("perhaps" in why for _, why in sure.others)
 
 
 def test_what_serving_could_not_take_is_not_chosen(shelf: Store, golden: Results) -> None:
@@ -122,6 +143,13 @@ def test_results_of_other_weights_are_passed_over(shelf: Store, tmp_path: Path, 
     assert choose.measured(card, None, last, root) == (golden, root / "results" / "fitting.json")
     with pytest.raises(KilnError, match="measure again: make benchmark"):
         choose.measured(card, last, last, root)
+
+
+@pytest.mark.parametrize("drop", ["nan", "inf", "-inf", "-0.1", "101"])
+def test_a_budget_that_is_none_is_refused(drop: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(application, ["choose", "lenet", f"--max-accuracy-drop={drop}", "--store", str(tmp_path)])
+    assert isinstance(done.exception, KilnError)
+    assert f"--max-accuracy-drop {float(drop):g} is no number of points from 0 to 100" in str(done.exception)
 
 
 def test_the_command_writes_the_policy_serving_reads(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +12,16 @@ import numpy as np
 import pytest
 
 from benchmarks import results
-from benchmarks.judging import regress
-from benchmarks.judging.speed import Speed, one_by_one
+from benchmarks.judging import intervals, regress
+from benchmarks.judging.compare import Line, groups
+from benchmarks.judging.speed import Noise, Speed, in_batches, one_by_one
 from benchmarks.measuring import process
 from benchmarks.measuring.job import Outcome
 from benchmarks.measuring.process import Ran
 from benchmarks.repeat import agreement, repeated
-from benchmarks.results import Pass, Results, Settings
+from benchmarks.reporting import prose
+from benchmarks.reporting.report import render
+from benchmarks.results import Detail, Pass, Results, Settings
 from catalog import ROOT, KilnError, Store
 
 NAME = "mobilenetv2/onnx-int8"
@@ -243,13 +248,136 @@ def test_the_ratio_of_a_row_is_that_of_its_turns(golden: Results) -> None:
         )
     rows = {str(row.variant): row for row in golden.rows}
     parts = rows[NAME], details[NAME], rows[names[0]], details[names[0]]
-    assert one_by_one(*parts) == Speed(2.0, True)
-    assert one_by_one(parts[0], golden.details[NAME], parts[2], golden.details[names[0]]) != Speed(2.0, True)
+    assert one_by_one(*parts) == Speed(2.0, 1.9, 2.2)
+    assert one_by_one(parts[0], golden.details[NAME], parts[2], golden.details[names[0]]) != Speed(2.0, 1.9, 2.2)
     told = dataclasses.replace(golden, details=details)
     assert agreement([told, changed(told, 1.5, name=NAME)]).spreads[NAME] == pytest.approx(0)
     passes = [dataclasses.replace(details[NAME].passes[0], speed_up=ratio) for ratio in (0.9, 1.2, 1.3)]
     found = one_by_one(parts[0], dataclasses.replace(details[NAME], passes=passes), *parts[2:])
-    assert found == Speed(1.2, False)
+    assert found == Speed(1.2, 0.9, 1.3) and not found.sure
+
+
+@pytest.mark.parametrize("count", [6, 7, 12, 20, 41, 400])
+def test_the_interval_of_a_median_is_that_of_order_statistics(count: int) -> None:
+    """By the binomial distribution: 95% at least, and one place further in less than that."""
+    stats = pytest.importorskip("scipy.stats")
+    found = intervals.median(list(np.random.default_rng(0).permutation(count)))
+    assert found is not None and found[0] + found[1] == count - 1
+    low = int(found[0])
+    assert stats.binom.cdf(low, count, 0.5) <= 0.025 < stats.binom.cdf(low + 1, count, 0.5)
+
+
+def test_five_turns_have_no_interval_and_a_pass_keeps_its_own() -> None:
+    assert intervals.median([1.0, 2.0, 3.0, 4.0, 5.0]) is None and intervals.median([]) is None
+    rng = np.random.default_rng(0)
+    slow, turns = speeds(rng, 20.0, 0.1), np.arange(12)
+    parent, variant = (one_pass(rng, slow, at + 11 * turns, ms) for at, ms in ((2, 1.0), (7, 0.5)))
+    found = process.against(variant, parent).figures
+    ratios = sorted(theirs / own for theirs, own in zip(parent.turns, variant.turns, strict=True))
+    assert (found.speed_up_low, found.speed_up_high, found.turns) == (round(ratios[2], 4), round(ratios[-3], 4), 12)
+    few = process.against(one_pass(rng, slow, turns[:5], 0.5), parent).figures
+    assert few.speed_up and (few.speed_up_low, few.speed_up_high, few.turns) == (None, None, 5)
+
+
+def with_turns(run: Results, name: str, *passes: tuple[float, float | None, float | None]) -> Results:
+    """The run with other speed-ups of a variant, each with the ends of its interval, a pass each."""
+    told = [
+        dataclasses.replace(run.details[name].passes[0], speed_up=ratio, speed_up_low=low, speed_up_high=high)
+        for ratio, low, high in passes
+    ]
+    return dataclasses.replace(run, details={**run.details, name: dataclasses.replace(run.details[name], passes=told)})
+
+
+@pytest.mark.parametrize(
+    ("passes", "speed", "sure"),
+    [
+        ([(2.0, 1.9, 2.1), (2.2, 2.0, 2.4)], (2.1, 1.9, 2.4), True),
+        ([(4.8, 3.9, 5.2), (3.1, 0.9, 3.3)], (3.95, 0.9, 5.2), False),  # both passes above 1, one hardly so
+        ([(1.2, 1.1, 1.3)], (1.2, 1.1, 1.3), True),  # one pass with turns enough
+        ([(1.2, None, None)], (1.2, 1.2, 1.2), False),  # and with too few
+        ([(1.3, None, None)], (1.3, 1.3, 1.3), True),
+        ([(1.1, None, None), (1.2, None, None)], (1.15, 1.1, 1.2), False),  # two older passes: one in two is a chance
+        ([(1.7, None, None), (1.8, None, None)], (1.75, 1.7, 1.8), True),
+        ([(1.1, None, None), (1.2, None, None), (1.15, None, None)], (1.15, 1.1, 1.2), True),
+    ],
+)
+def test_a_ratio_has_a_range_that_covers_every_pass(
+    golden: Results, passes: list[tuple[float, float | None, float | None]], speed: tuple[float, ...], sure: bool
+) -> None:
+    told = with_turns(golden, NAME, *passes)
+    (line,) = [x for group in groups(told) for x in group.lines if str(x.row.variant) == NAME]
+    assert line.speed and (line.speed.ratio, line.speed.low, line.speed.high) == pytest.approx(speed)
+    assert line.speed.sure == sure and line.speed.word == ("faster" if sure else "perhaps faster")
+
+
+def test_a_wide_range_stands_wherever_the_ratio_does(golden: Results) -> None:
+    told = with_turns(golden, NAME, (2.0, 1.9, 2.1), (2.4, 2.2, 2.5))
+    report = render(told, pictures=False)
+    (group,) = groups(told)
+    assert prose.advice(group, line_of(told)).startswith("Take onnx-int8: 2.2 times (1.9 to 2.5) as fast as plain ONNX")
+    assert "2.2× (1.9 to 2.5) the speed of onnx-fp32" in report.html and "2.2× (1.9 to 2.5)" in report.markdown
+    row = next(row for row in csv.DictReader(io.StringIO(report.csv)) if row["model"] + "/" + row["version"] == NAME)
+    assert (row["speed_up"], row["speed_up_low"], row["speed_up_high"]) == ("2.2", "1.9", "2.5")
+    assert "the median ratio of turns taken side by side; behind it what the 95% intervals" in report.markdown
+    narrow = with_turns(golden, NAME, (2.0, 1.96, 2.04))
+    assert prose.advice(group, line_of(narrow)).startswith("Take onnx-int8: 2.0 times as fast as plain ONNX")
+    slow = with_turns(golden, NAME, (0.5, 0.4, 0.55))
+    assert "2.0 times (1.8 to 2.5) as slow as plain ONNX" in prose.advice(group, line_of(slow))
+
+
+def line_of(run: Results) -> Line:
+    return next(line for group in groups(run) for line in group.lines if str(line.row.variant) == NAME)
+
+
+@pytest.mark.parametrize(("rates", "sure"), [((800.0, 810.0), False), ((1100.0, 1110.0), True)])
+def test_two_passes_that_do_not_overlap_are_not_enough(golden: Results, rates: tuple[float, float], sure: bool) -> None:
+    """Two of one and two of another lie apart in one case of three, were they the same."""
+    two = with_passes(golden, [0, 1])
+    passes = [
+        dataclasses.replace(one, images_per_s_at={"128": rate})
+        for one, rate in zip(two.details[NAME].passes, rates, strict=True)
+    ]
+    details = {**two.details, NAME: dataclasses.replace(two.details[NAME], passes=passes)}
+    rows = [
+        dataclasses.replace(row, images_per_s=sum(rates) / 2) if str(row.variant) == NAME else row for row in two.rows
+    ]
+    found = line_of(dataclasses.replace(two, details=details, rows=rows)).throughput  # onnx-fp32 has 712 to 733
+    assert found and found.low > 1 and found.sure == sure
+
+
+def test_the_noise_of_two_passes_is_that_of_all_variants_of_the_model(golden: Results) -> None:
+    """Of eleven variants whose passes lie 1% apart, two of 10% are apart; of eleven that lie 30% apart they are not."""
+    detail = golden.details[NAME]
+
+    def passes(*rates: float) -> Detail:
+        told = [dataclasses.replace(detail.passes[0], images_per_s_at={"1": rate}) for rate in rates]
+        return dataclasses.replace(detail, passes=told)
+
+    row = dataclasses.replace(golden.rows[0], images_per_s=110.5)
+    before = dataclasses.replace(row, images_per_s=100.5)
+    for spread, sure in ((1.01, True), (1.3, False)):
+        noise = Noise.of(passes(100.0, 100.0 * spread) for _ in range(11))
+        assert noise.rates[1] == 11
+        found = in_batches(row, passes(110.0, 111.0), before, passes(100.0, 101.0), noise)
+        assert found and found.sure == sure
+
+
+def test_the_choice_names_those_that_may_be_as_fast(golden: Results) -> None:
+    near = dataclasses.replace(golden.details[NAME], p50_low_ms=0.55, p50_high_ms=1.12)  # litert-fp32: 1.1, onnx 1.11
+    told = dataclasses.replace(golden, details={**golden.details, NAME: near})
+    assert line_of(golden).chosen and not line_of(golden).rivals
+    assert line_of(told).rivals == ("litert-fp32", "onnx-fp32")
+    (group,) = groups(told)
+    assert prose.advice(group, line_of(told)).endswith(" In this run litert-fp32 and onnx-fp32 may be as fast.")
+    assert "In this run litert-fp32 and onnx-fp32 may be as fast." in render(told, pictures=False).markdown
+
+
+def test_turns_that_contradict_p50_leave_the_choice_open(golden: Results) -> None:
+    turns = with_turns(golden, NAME, (1.9, 1.2, 2.2))
+    turns = with_turns(turns, "mobilenetv2/litert-fp32", (1.3, 1.1, 1.5))
+    assert "litert-fp32" in line_of(turns).rivals
+    apart = with_turns(turns, "mobilenetv2/litert-fp32", (1.1, 1.05, 1.15))
+    assert "litert-fp32" not in line_of(apart).rivals
 
 
 def test_variants_that_one_run_lacks_are_left_out(golden: Results) -> None:

@@ -8,20 +8,23 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.judging import intervals
 from benchmarks.judging.bound import bound
 from benchmarks.machine import others_percent, own_s, stolen_percent, ticks
 from benchmarks.measuring import energy, planning, roofline, work
 from benchmarks.measuring.bench_latency import worth_trying
 from benchmarks.measuring.kernel import Kernel
+from benchmarks.measuring.measure import Run
 from benchmarks.reporting.report import render
 from benchmarks.results import Detail, Results, Roofline, Settings, Work
-from catalog import Measurement, Store, Variant
+from catalog import KilnError, Measurement, Store, Variant
 
 PEAK = Roofline(1e11, 4e11, {"1000000": 1e11, "4000000": 1e10}, {}, 1.0)
 
@@ -203,12 +206,26 @@ def load(variants: int, slow: int = 0) -> planning.Load:
 
 
 def test_more_variants_get_less_time_each_and_then_fewer_passes() -> None:
-    few, more, many = (planning.fitting(Settings(), load(variants)) for variants in (8, 30, 60))
+    few, more, many = (planning.fitting(Settings(), load(variants)) for variants in (8, 24, 60))
     assert few == Settings() and more.passes == 3 and many.passes == 2
-    assert few.single_seconds > more.single_seconds > many.single_seconds >= 0.4
+    assert few.single_seconds > more.single_seconds > many.single_seconds >= 1.0
     assert few.offline_seconds > more.offline_seconds > many.offline_seconds >= 0.05
-    assert max(planning.seconds(one, load(variants)) for one, variants in ((few, 8), (more, 30))) <= 720
+    assert max(planning.seconds(one, load(variants)) for one, variants in ((few, 8), (more, 24))) <= 720
     assert planning.fitting(Settings.quick(), load(8)).passes == 1
+
+
+@pytest.mark.parametrize("turn_seconds", [0.05, 0.5])
+def test_however_many_variants_there_are_every_pass_has_turns_enough_for_an_interval(turn_seconds: float) -> None:
+    settings = dataclasses.replace(Settings(), turn_seconds=turn_seconds, single_seconds=20.0)
+    found = planning.fitting(settings, load(500))
+    assert found.single_seconds >= max(1.0, 12 * turn_seconds)
+    assert intervals.median(list(range(int(found.single_seconds / turn_seconds)))) is not None
+
+
+def test_what_a_turn_begins_with_is_reckoned() -> None:
+    long, short = (dataclasses.replace(Settings(), turn_seconds=seconds) for seconds in (0.1, 0.05))
+    measured = 3 * (3.0 + planning.BATCHES_TRIED * 0.4)
+    assert planning.seconds(short, load(1)) - planning.seconds(long, load(1)) == pytest.approx(0.3 * measured)
 
 
 def test_the_time_a_run_takes_is_that_of_the_committed_one() -> None:
@@ -227,6 +244,33 @@ def test_the_peak_is_the_best_of_all_tries() -> None:
     other = Roofline(3.0, 4.0, {"1": 8.0, "2": 1.0}, {"fp32": "b", "int8": "b", "copy": "c"}, 2.0)
     best = Roofline(3.0, 5.0, {"1": 8.0, "2": 9.0}, {"fp32": "b", "int8": "a", "copy": "c"}, 3.0)
     assert roofline.better(one, other) == roofline.better(other, one) == best
+
+
+def test_a_peak_that_takes_too_long_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "LIMIT_S", 0.01)
+    with pytest.raises(KilnError, match=r"peak could not be measured: not done after 0\.01 s"):
+        roofline.measured(1, dict(os.environ), tmp_path)
+
+
+def test_a_try_at_the_peak_that_fails_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: Iterator[Roofline | KilnError] = iter([KilnError("no memory"), PEAK, KilnError("not done")])
+
+    def measured(*_: object) -> Roofline:
+        found = next(tries)
+        if isinstance(found, KilnError):
+            raise found
+        return found
+
+    monkeypatch.setattr(roofline, "measured", measured)
+    run = Run(Store(tmp_path), 1, Settings(), 0, lambda *_: None)
+    assert run._peak({}, tmp_path) is None
+    assert run._peak({}, tmp_path) == run._peak({}, tmp_path, PEAK) == PEAK and run.peak_reason == "not done"
+
+
+def test_a_failed_try_at_the_peak_is_told(golden: Results) -> None:
+    told = dataclasses.replace(golden, roofline_reason="not done after 300 s")
+    said = "A try at the peak failed and does not count: not done after 300 s."
+    assert said in render(told, pictures=False).markdown and "A try at" not in render(golden, pictures=False).markdown
 
 
 def test_a_share_above_the_whole_peak_says_so(golden: Results) -> None:

@@ -260,3 +260,42 @@ def test_the_summary_tells_each_part_or_how_to_run_it(tmp_path: Path) -> None:
     assert "images/s: we lose in accuracy\n" in text and "lenet: nncf-onnx: no figures, because it fell over" in text
     assert "peers-serving.json cannot be read" in text and "run: make peers-serving" in text
     assert "lenet: we lose: 900 images/s against 1,000 of a bare fit (0.900 times" in text
+    assert "different commits" not in text
+
+
+def test_the_summary_tells_nothing_of_before_it_began(tmp_path: Path) -> None:
+    """What an earlier `make peers` left is no result of one whose part failed."""
+    lenet = {"ours": 900.0, "bare": 1000.0, "ratios": [0.9]}
+    about = {"cpu": "a processor", "load_before": 0.1, "lenet": lenet}
+    path = tmp_path / "training-speed.json"
+    path.write_text(json.dumps({**about, "created": "2026-01-01T10:00:00Z", "commit": "abc"}))
+    summary.summarize(tmp_path, since="2026-01-01T10:00:00Z")
+    assert "lenet: we lose: 900 images/s" in (tmp_path / "peers.md").read_text()
+    summary.summarize(tmp_path, since="2026-01-01T10:00:01Z")
+    text = (tmp_path / "peers.md").read_text()
+    assert "900 images/s" not in text
+    assert f"{path} is of 2026-01-01T10:00:00Z (commit abc, a processor), before this began" in text
+    with pytest.raises(
+        KilnError, match=r"not published: .*its part failed, and nothing of it is told; run: make peers"
+    ):
+        summary.summarize(tmp_path, publish=True, since="2026-01-02T00:00:00Z")
+
+
+def test_parts_of_two_commits_or_machines_are_called_so(tmp_path: Path) -> None:
+    figures = {"top1": 74.6, "p50_ms": 0.05, "images_per_s": 20_000.0, "size_bytes": 80_000}
+    row = {"model": "lenet", "name": "onnx-int8", "ours": True, "format": "onnx", **figures}
+    export = {"machine": {"cpu": "one"}, "load_before": [0.1], "load_after": [0.2], "threads": 2, "rows": [row]}
+    speed = {"cpu": "one", "load_before": 0.1, "lenet": {"ours": 900.0, "bare": 1000.0, "ratios": [0.9]}}
+    for commit, said in (("abc", False), ("def", True)):
+        (tmp_path / "peers-export.json").write_text(json.dumps({**export, "created": "2026-01-01", "commit": "abc"}))
+        (tmp_path / "training-speed.json").write_text(json.dumps({**speed, "created": "2026-01-02", "commit": commit}))
+        summary.summarize(tmp_path)
+        text = (tmp_path / "peers.md").read_text()
+        told = "> The parts were measured at different commits or on different machines: Optimization at commit abc"
+        assert (told in text) == said
+
+
+def test_make_peers_sets_the_time_it_began() -> None:
+    text = (ROOT / "Makefile").read_text()
+    assert "\npeers: BEGAN := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)\n" in text  # once, before any recipe
+    assert "benchmarks.peers.summary --reports $(OUT) --since $(BEGAN)\n" in text

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import results
+from benchmarks import results, scale
 from benchmarks.judging import compare
 from benchmarks.reporting import publish
 from catalog import ROOT, KilnError
@@ -89,9 +89,25 @@ def test_a_readme_without_its_marks_is_an_error_and_stays(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
-def test_the_committed_readme_says_what_the_committed_results_say():
+@pytest.mark.parametrize("part", ["page", "section", "scale"])
+def test_what_cannot_be_made_leaves_everything_as_it_was(tmp_path, monkeypatch, part):
+    def broken(*_):
+        raise OverflowError(part)
+
+    (tmp_path / "README.md").write_text(f"before\n{publish.BEGIN}\nearlier\n{publish.END}\nafter\n")
+    monkeypatch.setattr(*((scale, "text") if part == "scale" else (publish, part)), broken)
+    with pytest.raises(OverflowError):
+        publish.publish(results.read(GOLDEN), GOLDEN, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"] and "earlier" in (
+        tmp_path / "README.md"
+    ).read_text()
+
+
+def test_the_committed_readme_says_what_the_newest_committed_results_say():
     text = (ROOT / "README.md").read_text()
     section = text.partition(publish.BEGIN)[2].partition(publish.END)[0]
-    committed = [results.read(path) for path in sorted((ROOT / "results").glob("*.json"))]
-    assert (ROOT / "docs" / "results.md").read_text() in [publish.page(found) for found in committed]
-    assert section.strip() in [publish.section(found) for found in committed]
+    newest = results.newest(ROOT / "results")
+    found = results.read(newest)
+    assert newest.name == publish.name(found)
+    assert (ROOT / "docs" / "results.md").read_text() == publish.page(found)
+    assert section.strip() == publish.section(found)

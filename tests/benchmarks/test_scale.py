@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 import catalog
 from benchmarks import results, scale
 from benchmarks.measuring import tax
-from benchmarks.results import Results
+from benchmarks.results import Detail, Results
 from benchmarks.scale import fleet, real
 from benchmarks.scale.fleet import Service, held, needed, piled_up, simulate, surge
-from catalog import ROOT, KilnError, Store, Variant
+from catalog import ROOT, KilnError, Measurement, Store, Variant
 from tests.benchmarks.conftest import linear_onnx, write_model, write_variant
 
 ALONE = Service({1: 0.001}, 1)  # a thousand a second, one at a time, always as long
@@ -72,14 +72,51 @@ def test_http_counts_by_request() -> None:
     assert of.seconds(4) == pytest.approx(0.006) and of.capacity == pytest.approx(4 / 0.006)
 
 
-def test_service_times_are_the_measured_ones(golden: Results) -> None:
-    row = next(row for row in golden.rows if row.variant == Variant("mobilenetv2", "onnx", "int8"))
-    of = fleet.service(row, golden.details[str(row.variant)])
-    assert of.cores == golden.threads and of.most == row.offline_batch
-    assert of.capacity == pytest.approx(row.images_per_s)
-    assert row.p50_ms and row.p90_ms and row.p99_ms
-    p50, p90, p99 = row.p50_ms / 1e3, row.p90_ms / 1e3, row.p99_ms / 1e3
-    assert of.spread_s[1:4] == pytest.approx((0.0, p90 - p50, p99 - p50))
+INT8 = "mobilenetv2/onnx-int8"
+
+
+def int8(golden: Results) -> tuple[Measurement, Detail]:
+    return next(row for row in golden.rows if str(row.variant) == INT8), golden.details[INT8]
+
+
+def test_service_times_are_those_of_every_pass(golden: Results) -> None:
+    row, detail = int8(golden)
+    found = fleet.services(row, detail)
+    assert len(found) == len(detail.passes) == 3
+    for of, one in zip(found, detail.passes, strict=True):
+        assert of.cores == golden.threads and of.capacity == pytest.approx(one.images_per_s)
+        p50, p90, p99 = one.p50_ms / 1e3, one.p90_ms / 1e3, one.p99_ms / 1e3
+        assert of.spread_s == pytest.approx((0.0, 0.0, p90 - p50, p99 - p50, p99 - p50))
+    (alone,) = fleet.services(row, dataclasses.replace(detail, passes=[]))
+    assert alone.capacity == pytest.approx(row.images_per_s)
+
+
+def test_what_server_held_corrects_a_spread_of_turns(golden: Results) -> None:
+    """One image alone took 40 ms at its p99 in turns; at 400/s Server had 12 ms, waiting included."""
+    row, detail = int8(golden)
+    passes = [dataclasses.replace(one, p90_ms=20.0, p99_ms=40.0) for one in detail.passes]
+    turns = dataclasses.replace(detail, passes=passes, server_rate=None, server_p99_ms=None)
+    assert not fleet.refuted(turns) and held(fleet.services(row, turns)[0], 15.0) == 0
+    served = dataclasses.replace(turns, server_rate=400.0, server_p99_ms=12.0)
+    assert fleet.refuted(served) and held(fleet.services(row, served)[0], 15.0) >= 400
+    assert simulate(fleet.services(row, served)[0], 400.0).p99_ms <= 12.0
+    quiet = dataclasses.replace(served, passes=detail.passes)
+    assert not fleet.refuted(quiet) and fleet.services(row, quiet) == fleet.services(row, detail)
+
+
+def test_all_rates_and_windows_have_the_same_luck() -> None:
+    """Or the noise of the draws would be taken for what a window does, and a bisection would end anywhere."""
+    spread = (0.0, 0.0, 0.0005, 0.004, 0.004)
+    of = Service({1: 0.001, 2: 0.0015}, 1, spread)
+    now, soon = simulate(of, 600.0), simulate(of, 600.0, window_s=1e-12)
+    assert soon.p50_ms == pytest.approx(now.p50_ms) and soon.p99_ms == pytest.approx(now.p99_ms)
+    p99 = [simulate(of, float(rate)).p99_ms for rate in range(300, 1200, 50)]
+    assert p99 == sorted(p99)
+
+
+def test_more_seeds_say_about_the_same() -> None:
+    found = [held(Service({1: 0.001}, 1, (0.0, 0.0, 0.0002, 0.002, 0.002)), 8.0, seed=seed) for seed in range(6)]
+    assert max(found) < 1.12 * min(found)
 
 
 def test_cost() -> None:
@@ -114,12 +151,11 @@ def test_a_surge_at_both_ends() -> None:
 
 
 def test_the_careful_column_leaves_room_for_what_the_check_found(golden: Results) -> None:
-    row = next(row for row in golden.rows if row.variant == Variant("mobilenetv2", "onnx", "int8"))
-    detail = golden.details[str(row.variant)]
-    plain, careful = (scale._cores(row, detail, 0.04, factor) for factor in (None, 3.0))
+    one = scale._simulated(*int8(golden))
+    plain, careful = (scale._cores(one, 0.04, factor) for factor in (None, 3.0))
     assert plain["careful"] is None and plain["cores"] == careful["cores"]
     assert careful["careful"] > careful["cores"][scale.RATES[-1]]
-    hopeless = scale._cores(row, detail, 0.04, 1e3)
+    hopeless = scale._cores(one, 0.04, 1e3)
     assert hopeless["careful"] is None
 
 
@@ -204,8 +240,7 @@ def test_the_check_runs_the_real_service(digits: Any, tmp_path: Path) -> None:
 
 
 def test_both_spreads_end_at_the_p99(golden: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = next(row for row in golden.rows if row.variant == Variant("mobilenetv2", "onnx", "int8"))
-    measured = fleet.service(row, golden.details[str(row.variant)]).spread_s
+    measured = fleet.services(*int8(golden))[0].spread_s
     monkeypatch.setattr(real, "_times", lambda call, seconds: [0.001] * 2000 + [0.002] * 30 + [0.1])
     monkeypatch.setattr(tax, "ask", lambda *_: [{"http": 2.0, "compute": 1.25}])
     nothing: Any = None
@@ -214,11 +249,73 @@ def test_both_spreads_end_at_the_p99(golden: Results, monkeypatch: pytest.Monkey
     assert here.http_s == pytest.approx(0.00075) and here.cores == 1 and set(here.batch_s) == set(real.SIZES)
 
 
-def test_the_committed_page_is_what_some_committed_results_give() -> None:
+def test_the_committed_page_is_what_the_newest_committed_results_give() -> None:
     """After `make publish` it is so by itself; else: `python -m benchmarks.scale`."""
     page = scale.PAGE.read_text(encoding="utf-8")
-    source = next(path for path in (ROOT / "results").glob("*.json") if f"`results/{path.name}`" in page)
+    source = results.newest(ROOT / "results")
     assert page == scale.text(results.read(source), source.name)
+
+
+def test_a_choice_that_holds_no_load_is_said_in_words(one_row: Results, check_file: Path) -> None:
+    """One image takes longer than the limit: no fleet holds anything, and the page can be written all the same."""
+    name = "lenet/onnx-int8"
+    slow = dataclasses.replace(one_row.details[name], server_rate=0.0, server_p99_ms=None, tax=None)
+    passes = [dataclasses.replace(one, p50_ms=20.0, p90_ms=30.0, p99_ms=40.0) for one in slow.passes]
+    found = dataclasses.replace(one_row, details={name: dataclasses.replace(slow, passes=passes)})
+    page = scale.text(found, "x.json")
+    assert f"{name}, the choice of the largest network, holds no load within 15 ms in the worst pass, nor does" in page
+    assert "## Batching window" not in page and "## Autoscaling lag" not in page and "inf" not in page
+    assert "| lenet/onnx-int8 | – | – | – | – | – |" in page and "| 0 | 0 |" in page
+
+
+def test_the_example_is_a_choice_that_holds_a_load(golden: Results, check_file: Path) -> None:
+    slow = golden.details[INT8]
+    passes = [dataclasses.replace(one, p90_ms=30.0, p99_ms=40.0) for one in slow.passes]
+    details = {**golden.details, INT8: dataclasses.replace(slow, passes=passes, server_rate=0.0, server_p99_ms=None)}
+    names = (INT8, "mobilenetv2/onnx-fp32", "simcnn/litert-fp32", "simcnn/onnx-fp32")
+    rows = [row for row in golden.rows if str(row.variant) in names]
+    page = scale.text(dataclasses.replace(golden, rows=rows, details=details), "x.json")
+    assert f"{INT8}, the choice of the largest network, holds no load" in page
+    assert "What follows is about simcnn/litert-fp32." in page and "Replicas of simcnn/litert-fp32 at three" in page
+
+
+def test_the_windows_are_tried_at_a_load_that_keeps_the_limit(golden: Results) -> None:
+    of = fleet.services(*int8(golden))[0]
+    tight = dataclasses.replace(of, spread_s=(0.0, 0.0, 0.002, 0.012, 0.012))
+    assert scale._windows(tight)[0]["p99_ms"] <= scale.LIMIT_MS < simulate(tight, 0.75 * tight.capacity).p99_ms
+
+
+def test_the_page_holds_the_simulated_against_the_measured(one_row: Results, check_file: Path) -> None:
+    name, figures = "lenet/onnx-int8", (1.0, 1e6)
+    check_file.write_text(json.dumps(dataclasses.asdict(checked())))
+    pages = []
+    for rate in figures:
+        served = dataclasses.replace(one_row.details[name], server_rate=rate, server_p99_ms=14.0)
+        pages.append(scale.text(dataclasses.replace(one_row, details={name: served}), "x.json"))
+    assert "None of 1 variants held more than simulated." in pages[0] and "no floors" not in pages[0]
+    assert "1 of 1 variants held more than simulated, so the cores are estimates and no floors." in pages[1]
+    assert "| a replica holds | measured |" in pages[0] and "| 1,000,000 |" in pages[1]
+    assert ["These are floors. The real service had" in page for page in pages] == [True, False]
+
+
+def test_what_only_one_of_the_two_holds_is_named(golden: Results) -> None:
+    one = scale._simulated(*int8(golden))
+    none = [(of, 0.0) for of, _ in one.passes]
+    found = scale._beside(
+        [
+            dataclasses.replace(one, measured=0.0),
+            dataclasses.replace(one, passes=none, measured=10.0),
+            dataclasses.replace(one, measured=10.0, refuted=True),
+            dataclasses.replace(one, measured=None),
+        ]
+    )
+    assert (found.variants, found.ratios, found.more) == (2, [], 1)
+    assert found.only_simulated == found.only_measured == found.corrected == [INT8]
+
+
+@pytest.mark.parametrize(("cores", "told"), [(2, 2), (58, 58), (241, 250), (24_416, 25_000), (25_000, 25_000)])
+def test_cores_have_two_digits_rounded_up(cores: int, told: int) -> None:
+    assert scale.rounded_up(cores) == told
 
 
 def test_nothing_to_serve_is_said(golden: Results, tmp_path: Path) -> None:
