@@ -125,6 +125,8 @@ def _export(
                 if len(asked) == 1:
                     raise
                 troubles[name] = str(error)
+            except OSError as error:
+                troubles[name] = console.refused(error)
         bar.update(task, description="exported")
     return cards, troubles
 
@@ -141,8 +143,9 @@ def _race(
     for model, variants in asked.items():
         try:
             console.out.print(pages.race(_best(store, variants, options, objective)))
-        except KilnError as error:
-            troubles.append(str(error) if len(asked) == 1 else f"{model}: {error}")
+        except (KilnError, OSError) as error:
+            said = str(error) if isinstance(error, KilnError) else console.refused(error)
+            troubles.append(said if len(asked) == 1 else f"{model}: {said}")
     if troubles:
         raise KilnError("\n".join(troubles))
 
