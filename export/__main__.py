@@ -87,7 +87,10 @@ def inspect(
     """Prints a variant's card as a page."""
     model, _, version = variant.replace("+", "-").partition("/")
     opened = Store(store)
-    cards = {card.variant.version: card for card in opened.variants(model)}
+    unreadable: dict[str, str] = {}
+    cards = {card.variant.version: card for card in opened.variants(model, unreadable)}
+    if version in unreadable:
+        raise KilnError(unreadable[version])
     if version not in cards:
         known = ", ".join(str(card.variant) for card in cards.values()) or "none yet"
         raise KilnError(f"no variant {variant[:80]!r} in {opened.root} (there: {known}); run: python -m export {model}")

@@ -76,7 +76,8 @@ def race(raced: Race) -> rich.console.Group:
         f"{won.variant} is the best by {raced.objective} of {within} variants that "
         f"lose {won.allowed_drop:g} points at most on {images:,} validation images."
     )
-    return rich.console.Group(shown, words)
+    aside = [f"{version} took no part: {why}" for version, why in raced.aside.items()]
+    return rich.console.Group(shown, words, *(rich.text.Text(line, style="yellow") for line in aside))
 
 
 def page(card: VariantCard) -> rich.console.Group:
