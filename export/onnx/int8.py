@@ -28,6 +28,7 @@ from export.onnx.graph import INPUT, PIXELS, PRODUCTS, Core
 FIRST = Choice()
 DENSE = ("QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger")
 CONVOLUTION = ("QLinearConv", "ConvInteger")
+_FUSED = ("Add", "Mul", "AveragePool", "GlobalAveragePool", "MaxPool", "Relu", "Clip")  # that have integer kernels
 _MOVES = ("Transpose", "Reshape", "Flatten", "MaxPool", "NhwcMaxPool")  # these move bytes about and compute nothing
 
 
@@ -199,7 +200,8 @@ def check_integer(core: Core, optimized: Any, floats: int = 0) -> None:
     """That the graph which runs computes in integers from the first byte on, `floats` layers aside.
 
     Raises:
-        ValueError: A convolution or dense layer stayed float, or the bytes meet a float step first; says which.
+        ValueError: A convolution or dense layer stayed float, the bytes meet a float step first, or an addition or a
+            pooling between integers is in float; says which.
     """
     wanted = Counter(node.op_type for node in core.model.graph.node)
     present = Counter(node.op_type for node in optimized.graph.node)
@@ -211,6 +213,15 @@ def check_integer(core: Core, optimized: Any, floats: int = 0) -> None:
             raise ValueError(f"only {got} of {asked} {kinds[0]} run in integers; the graph holds {dict(present)}")
     if not floats:
         _check_pixels(optimized.graph, INPUT, core.scale)
+        for node in optimized.graph.node:
+            if node.op_type == "DequantizeLinear":
+                _check_float_steps(optimized.graph, node.output[0])
+
+
+def _check_float_steps(graph: Any, name: str) -> None:
+    for node in onnx_graph.consumers(graph, name):
+        if node.op_type in _FUSED:
+            raise ValueError(f"{node.op_type} runs in float between integers: {node.name or node.output[0]}")
 
 
 def _check_pixels(graph: Any, name: str, scale: float) -> None:
