@@ -85,7 +85,7 @@ def _quantized(request: Conversion, core: Core) -> tuple[Any, dict[str, Any], li
     from export.onnx import search as onnx_search
     from export.onnx.int8 import Quantizer
 
-    quantizer = Quantizer(core, request.calibration)
+    quantizer = Quantizer(core, request.calibration, request.keras_path)
     found = onnx_search.chosen(request, quantizer, give=request.precision == "mixed")
     return quantizer.model(found.choice, found.learned), found.settings, found.log
 

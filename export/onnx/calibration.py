@@ -38,13 +38,15 @@ class Choice:
     """How a model is quantized; `floats` are the layers, by name, that are not.
 
     A kernel has a scale for each output channel, or one for all of it: with `dense_by_tensor` those of dense layers
-    alone, without `per_channel` every kernel.
+    alone, without `per_channel` every kernel. With `clusters` a convolution that was clustered has the scales by which
+    weights that were equal in training stay equal (`export/onnx/clusters.py`).
     """
 
     method: str = "minmax"
     per_channel: bool = True
     dense_by_tensor: bool = False
     floats: tuple[str, ...] = ()
+    clusters: bool = False
 
     @property
     def keeps_dense(self) -> bool:
@@ -54,10 +56,11 @@ class Choice:
     def words(self) -> dict[str, Any]:
         """For a card's log."""
         told = {"per_channel": self.per_channel, "dense_by_tensor": self.keeps_dense}
-        return {"calibration": self.method, **told}
+        return {"calibration": self.method, **told, **({"clusters_kept": True} if self.clusters else {})}
 
     def __str__(self) -> str:
         dense = "convolutions by channel, dense by tensor" if self.dense_by_tensor else "by channel"
+        dense += ", clusters kept" if self.clusters else ""
         weights = dense if self.per_channel else "by tensor"
         return f"{self.method}, {weights}" + (f", {len(self.floats)} layers float" if self.floats else "")
 
@@ -73,6 +76,7 @@ class Spread:
 
 WEIGHTS = ((True, False), (True, True), (False, False))  # by channel; convolutions alone; by tensor
 CHOICES = tuple(Choice(method, *weights) for method, weights in itertools.product(METHODS, WEIGHTS))
+CLUSTERED = tuple(Choice(method, dense_by_tensor=True, clusters=True) for method in METHODS)  # with such convolutions
 
 
 def measure(model: Any, name: str, images: NDArray[np.uint8], pixels: Batches) -> dict[str, Spread]:
@@ -234,7 +238,8 @@ def digest_of(*arrays: NDArray[Any]) -> str:
 def chosen_from(found: dict[str, Any]) -> Choice:
     """The choice in what was kept."""
     told = found["choice"]
-    return Choice(told["method"], told["per_channel"], told["dense_by_tensor"], tuple(told["floats"]))
+    floats, clusters = tuple(told["floats"]), told.get("clusters", False)
+    return Choice(told["method"], told["per_channel"], told["dense_by_tensor"], floats, clusters)
 
 
 def as_json(choice: Choice) -> dict[str, Any]:

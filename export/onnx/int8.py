@@ -1,10 +1,11 @@
 """Static int8 for ONNX: integer convolutions and dense layers from the raw pixel to the logits.
 
 Weights are symmetric int8 by output channel, those of dense layers by tensor where they were trained so or hold zeros
-or clusters, activations uint8, ranges from calibration images. The pixel needs no calibration: a byte b stands for
-b/255, so its scale is 1/255 and its zero point 0, and the byte that arrives IS the quantized value. ONNX Runtime's
-quantizer puts a QuantizeLinear there all the same; it is taken out again. The logits stay in the float that the last
-integer product is scaled to, and Softmax stays float.
+or clusters, those of clustered convolutions so that equal weights stay equal, activations uint8, ranges from
+calibration images. The pixel needs no calibration: a byte b stands for b/255, so its scale is 1/255 and its zero point
+0, and the byte that arrives IS the quantized value. ONNX Runtime's quantizer puts a QuantizeLinear there all the same;
+it is taken out again. The logits stay in the float that the last integer product is scaled to, and Softmax stays
+float.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import compression
-from export.onnx import calibration, stem
+from export import compression, graph_inside
+from export.onnx import calibration, clusters, stem
 from export.onnx import floats as onnx_float
 from export.onnx import graph as onnx_graph
 from export.onnx.calibration import Choice, Ranges
@@ -33,10 +34,14 @@ _MOVES = ("Transpose", "Reshape", "Flatten", "MaxPool", "NhwcMaxPool")  # these 
 
 
 class Quantizer:
-    """Makes int8 models of one core by any choice of calibration; the ranges are measured once."""
+    """Makes int8 models of one core by any choice of calibration; the ranges are measured once.
 
-    def __init__(self, core: Core, images: NDArray[np.uint8]) -> None:
-        self.core, self.images = core, images
+    `keras_path` is the model that the core was made of; without it, clusters are seen only where no BatchNorm was
+    folded into them.
+    """
+
+    def __init__(self, core: Core, images: NDArray[np.uint8], keras_path: Path | None = None) -> None:
+        self.core, self.images, self.keras_path = core, images, keras_path
         self.prepared = _prepared(core)
 
     @functools.cached_property
@@ -59,10 +64,35 @@ class Quantizer:
         found = [onnx_graph.initializer(graph, node.input[1]) for node in products]
         return {tensor.name: numpy_helper.to_array(tensor) for tensor in found if tensor is not None}
 
+    @functools.cached_property
+    def clusters(self) -> dict[str, NDArray[np.float32]]:
+        """Scales by output channel that keep the values of clustered convolutions, by tensor name."""
+        from onnx import numpy_helper
+
+        graph = self.prepared.graph
+        trained = list(graph_inside.stored(self.keras_path)) if self.keras_path else []
+        found = {}
+        for node in graph.node:
+            tensor = onnx_graph.initializer(graph, node.input[1]) if node.op_type == "Conv" else None
+            if tensor is None:
+                continue
+            if (scales := clusters.scales(numpy_helper.to_array(tensor), trained)) is not None:
+                found[tensor.name] = scales
+        return found
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """All there are for this model."""
+        return (*calibration.CHOICES, *(calibration.CLUSTERED if self.clusters else ()))
+
     @property
     def clustered(self) -> bool:
-        """Whether a dense kernel is."""
-        return any(map(compression.clustered, self.dense.values()))
+        """Whether any kernel is."""
+        return bool(self.clusters) or any(map(compression.clustered, self.dense.values()))
+
+    def keeps(self, choice: Choice) -> bool:
+        """Whether by this choice the kernels that hold few values keep them."""
+        return choice.keeps_dense and (choice.clusters or not self.clusters)
 
     @property
     def pruned(self) -> bool:
@@ -115,6 +145,9 @@ class Quantizer:
         }
         whole = {"quant_type": ort.QuantType.QInt8, "symmetric": True}
         overrides = {PIXELS: [pixel]} | ({name: [whole] for name in self.dense} if choice.dense_by_tensor else {})
+        if choice.clusters:
+            zero = {"quant_type": ort.QuantType.QInt8, "zero_point": np.array(0, np.int8), "axis": 0}
+            overrides |= {name: [zero | {"scale": scale} for scale in found] for name, found in self.clusters.items()}
         last = [node.name for node in self.prepared.graph.node if node.op_type == "Softmax"]
         quantizer = QDQQuantizer(
             save_and_reload_model_with_shape_infer(self.prepared),

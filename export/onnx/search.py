@@ -1,10 +1,11 @@
 """Looks for the int8 model that strays least from its float parent, on images held out of training.
 
 `calibrate` tries every rule for ranges, with scales by channel, by tensor, and by tensor for dense layers alone, which
-keeps what pruning and clustering made of them. `give_back` starts from the best of these
-and, where it still loses more than the budget allows, leaves layers in float: it ranks them by the damage each does
-when it alone is quantized, and gives the worst back until the loss is within the budget. That loss is counted as the
-card will count it: on all validation images, against the network as trained. Test images are never seen.
+keeps what pruning and clustering made of them; where convolutions are clustered, also with the scales that keep these.
+`give_back` starts from the best of these and, where it still loses more than the budget allows, leaves layers in
+float: it ranks them by the damage each does when it alone is quantized, and gives the worst back until the loss is
+within the budget. That loss is counted as the card will count it: on all validation images, against the network as
+trained. Test images are never seen.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import catalog
 from catalog import KilnError
 from export.formats import Conversion
 from export.onnx import calibration, floats
-from export.onnx.calibration import CHOICES, Choice, Judgement, Ranges
+from export.onnx.calibration import Choice, Judgement, Ranges
 from export.onnx.int8 import Quantizer
 
 MOST = 4096  # validation images at most, for the choice of a calibration
@@ -109,20 +110,27 @@ def _affordable(request: Conversion, tried: Bench, log: list[dict[str, Any]], be
 
 
 def _preferred(log: list[dict[str, Any]], quantizer: Quantizer) -> Choice:
-    """The choice that did least damage; in a compressed network, of those that keep what is in its dense layers.
+    """The choice that did least damage; in a compressed network, of those that keep what is in its kernels.
 
     Scales by channel make 16 clusters into 50 to 80 different bytes. Zeros they keep, but the file grows by a seventh,
     which `WORSE` weighs against the damage.
     """
 
-    def damage(step: dict[str, Any]) -> float:
-        return float(step["damage"])
+    def damage(choice: Choice) -> float:
+        return tried[choice]
 
-    step = min(log, key=damage)
-    keeping = min((step for step in log if step["dense_by_tensor"]), key=damage, default=step)
-    if quantizer.clustered or (quantizer.pruned and damage(keeping) <= WORSE * damage(step)):
-        step = keeping
-    return next(choice for choice in CHOICES if choice.words().items() <= step.items())
+    words = {_words(choice.words()): choice for choice in quantizer.choices}
+    tried = {words[_words(step)]: float(step["damage"]) for step in log}
+    best = min(tried, key=damage)
+    keeping = min(filter(quantizer.keeps, tried), key=damage, default=best)
+    if quantizer.clustered or (quantizer.pruned and damage(keeping) <= WORSE * damage(best)):
+        return keeping
+    return best
+
+
+def _words(step: dict[str, Any]) -> tuple[Any, ...]:
+    """What in a step of a log tells one choice from another."""
+    return tuple(step.get(name, False) for name in ("calibration", "per_channel", "dense_by_tensor", "clusters_kept"))
 
 
 def learned_ranges(request: Conversion, quantizer: Quantizer) -> tuple[Ranges, Choice]:
@@ -137,7 +145,7 @@ def learned_ranges(request: Conversion, quantizer: Quantizer) -> tuple[Ranges, C
 
     told = learned.read(path)
     found = learned.by_tensor(quantizer.prepared, quantizer.pixels, request.keras_path, told)
-    return found, Choice(dense_by_tensor=told.dense_by_tensor)
+    return found, Choice(dense_by_tensor=told.dense_by_tensor, clusters=bool(quantizer.clusters))
 
 
 def bench(request: Conversion, quantizer: Quantizer, learned: Ranges) -> Bench:
@@ -153,7 +161,7 @@ def calibrate(request: Conversion, tried: Bench) -> tuple[Choice, list[dict[str,
     """The preferred calibration, and what was tried; found once for a model and its images."""
 
     def find() -> dict[str, Any]:
-        log = [{**choice.words(), **tried.judge(choice, MOST).words()} for choice in CHOICES]
+        log = [{**choice.words(), **tried.judge(choice, MOST).words()} for choice in tried.quantizer.choices]
         return {"choice": calibration.as_json(_preferred(log, tried.quantizer)), "log": log}
 
     found = calibration.kept(request.cache, {"search": "calibration", **_key(request, tried)}, find)
@@ -218,7 +226,8 @@ def _step(choice: Choice, judgement: Judgement, parent_top1: float) -> dict[str,
 
 
 def _key(request: Conversion, tried: Bench) -> dict[str, Any]:
-    return {
+    clusters = {"clusters": sorted(tried.quantizer.clusters)} if tried.quantizer.clusters else {}
+    return clusters | {
         "model": catalog.sha256_of(request.keras_path),
         "calibration": calibration.digest_of(request.calibration),
         "validation": calibration.digest_of(tried.images),

@@ -13,11 +13,13 @@ from onnx import numpy_helper
 from catalog import KilnError, WeightCount
 from export import proof
 from export.formats import Conversion, Inside
-from export.onnx import calibration, floats, graph, int8, search
+from export.onnx import calibration, clusters, floats, graph, int8, search
 from export.onnx import inside as onnx_inside
 from export.onnx.calibration import BINS, CHOICES, Choice, Spread
 from export.onnx.graph import PIXELS, Core
+from tests.export import residual
 from tests.export.test_onnx import IMAGES, small_core
+from training import network as networks
 
 RNG = np.random.default_rng(1)
 
@@ -251,3 +253,55 @@ def test_learned_ranges_go_before_measured_ones() -> None:
     model = quantizer.model(learned={"r": (0.0, 25.5)}, widen=False)
     scales = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name.startswith("r_")}
     assert scales["r_scale"] == np.float32(0.1) and scales["r_zero_point"] == 0
+
+
+@pytest.fixture(scope="module")
+def clustered_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Keras model whose convolutions hold 16 values each, one with a BatchNorm behind it, one without."""
+    import keras
+
+    path = tmp_path_factory.mktemp("clustered") / "model.keras"
+    network = residual.logits()
+    for name in ("first", "last"):
+        layer, rng = network.get_layer(name), np.random.default_rng(2)
+        centroids = rng.normal(0, 0.3, 16)
+        centroids[0] = 0
+        sizes = rng.geometric(0.3, layer.kernel.shape) - 1  # most channels lack the largest ones
+        layer.set_weights([centroids[np.argsort(np.abs(centroids))][np.minimum(sizes, 15)]])
+    norm = network.get_layer("first_bn")
+    norm.set_weights([np.ones(8), np.zeros(8), np.zeros(8), np.full(8, 1 - norm.epsilon)])  # as if there were none
+    networks.with_probabilities(keras, network).save(path)
+    return path
+
+
+def test_clustered_convolutions_keep_their_values(clustered_path: Path, request_: Conversion, tmp_path: Path) -> None:
+    """Also behind BatchNorm, which is folded into them: it multiplies every channel by a number of its own."""
+    core = graph.core_of(clustered_path, None)
+    quantizer = int8.Quantizer(core, IMAGES, clustered_path)
+    assert len(quantizer.clusters) == 2 and len(int8.Quantizer(core, IMAGES).clusters) == 1
+    found = search.chosen(dataclasses.replace(request_, keras_path=clustered_path), quantizer)
+    assert found.choice.clusters and found.settings["clusters_kept"] and len(found.log) == 16
+
+    def values(choice: Choice) -> list[int]:
+        path = tmp_path / "model.onnx"
+        path.write_bytes(quantizer.model(choice).SerializeToString())
+        int8.check_integer(core, graph.optimized(path))
+        first, _, _, last, _ = onnx_inside.inside(path).weights
+        return [len(np.unique(first)), len(np.unique(last))]
+
+    assert max(values(found.choice)) <= 16 < min(values(Choice(dense_by_tensor=True)))
+    reference = search.run(floats.finish(core), IMAGES, 1)
+    assert calibration.judge(search.run(quantizer.model(found.choice), IMAGES, 1), reference, None).damage < 0.01
+
+
+def test_only_a_kernel_that_was_clustered_counts_as_one() -> None:
+    rng = np.random.default_rng(3)
+    few = rng.normal(0, 1, 16)[rng.integers(0, 16, (3, 3, 8, 16))]
+    factors = np.append(rng.uniform(0.1, 3, 15), 0.0)
+    folded = (few * factors).transpose(3, 2, 0, 1).astype(np.float32)
+    other = rng.normal(0, 1, few.shape)
+    found = clusters.scales(folded, [other, few[:, :, :4], few[::-1], few])
+    assert found is not None
+    np.testing.assert_allclose(np.where(factors == 0, 1, factors) * np.abs(few).max() / 127, found, rtol=1e-5)
+    assert clusters.scales(folded, [other, few[::-1]]) is None  # folded, and of another kernel
+    assert clusters.scales(other.transpose(3, 2, 0, 1), [other, few]) is None
