@@ -11,6 +11,8 @@ trained. Test images are never seen.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +23,7 @@ import catalog
 from catalog import KilnError
 from export.formats import Conversion
 from export.onnx import calibration, floats
-from export.onnx.calibration import Choice, Judgement, Ranges
+from export.onnx.calibration import Choice, Judgement, Kept, Ranges
 from export.onnx.int8 import Quantizer
 
 MOST = 4096  # validation images at most, for the choice of a calibration
@@ -158,18 +160,19 @@ def bench(request: Conversion, quantizer: Quantizer, learned: Ranges) -> Bench:
 
 
 def calibrate(request: Conversion, tried: Bench) -> tuple[Choice, list[dict[str, Any]]]:
-    """The preferred calibration, and what was tried; found once for a model and its images."""
-
-    def find() -> dict[str, Any]:
-        log = [{**choice.words(), **tried.judge(choice, MOST).words()} for choice in tried.quantizer.choices]
-        return {"choice": calibration.as_json(_preferred(log, tried.quantizer)), "log": log}
-
-    found = calibration.kept(request.cache, {"search": "calibration", **_key(request, tried)}, find)
-    return calibration.chosen_from(found), list(found["log"])
+    """The preferred calibration, and what was tried; each is judged once for a model and its images."""
+    kept = Kept(request.cache, {"search": "calibration", **_key(request, tried)})
+    choices = tried.quantizer.choices
+    judged = [Judgement.kept(kept, str(choice), functools.partial(tried.judge, choice, MOST)) for choice in choices]
+    log = [{**choice.words(), **told.words()} for choice, told in zip(choices, judged, strict=True)]
+    return _preferred(log, tried.quantizer), log
 
 
 def give_back(request: Conversion, tried: Bench, start: Choice) -> tuple[Choice, list[dict[str, Any]]]:
-    """The choice with the fewest float layers that keeps the request's budget, and what was tried.
+    """The choice with few float layers that keeps the request's budget, and what was tried.
+
+    The number of layers is doubled until the budget holds, then halved in between: one layer less than what is chosen
+    was tried, and was over the budget. What was judged is kept as it comes, for whatever budget is asked for next.
 
     Raises:
         KilnError: There are no labelled validation images, or no budget.
@@ -177,37 +180,50 @@ def give_back(request: Conversion, tried: Bench, start: Choice) -> tuple[Choice,
     if tried.labels is None or request.allowed_drop is None:
         raise KilnError("layers are given back against a budget on validation images; train with validation > 0")
     budget, before = request.allowed_drop, tried.parent_top1()
+    kept = Kept(request.cache, {"search": "give back", "start": calibration.as_json(start), **_key(request, tried)})
+    ranking: list[tuple[str, float]] = []
+    seen: dict[int, Judgement] = {}
 
-    def find() -> dict[str, Any]:
-        first = tried.judge(start)
-        log = [_step(start, first, before)]
-        if _drop(first, before) <= budget:
-            return {"choice": calibration.as_json(start), "log": log}
-        ranking = rank(tried, start)
-        log += [{"layer": name, "damage_alone": round(damage, 8)} for name, damage in ranking]
-        chosen = start
-        for count in range(1, len(ranking) + 1):
-            chosen = dataclasses.replace(start, floats=tuple(name for name, _ in ranking[:count]))
-            judgement = tried.judge(chosen)
-            log.append(_step(chosen, judgement, before))
-            if _drop(judgement, before) <= budget:
-                break
-        return {"choice": calibration.as_json(chosen), "log": log}
+    def with_floats(count: int) -> Choice:
+        return dataclasses.replace(start, floats=tuple(name for name, _ in ranking[:count]))
 
-    parent = None if tried.parent is None else calibration.digest_of(tried.parent)
-    key = {"search": "give back", "budget": budget, "start": calibration.as_json(start), "parent": parent}
-    key |= _key(request, tried)
-    found = calibration.kept(request.cache, key, find)
-    return calibration.chosen_from(found), list(found["log"])
+    def holds(count: int) -> bool:
+        choice = with_floats(count)
+        seen[count] = Judgement.kept(kept, f"{count} layers float", functools.partial(tried.judge, choice))
+        return _drop(seen[count], before) <= budget
+
+    if holds(0):
+        return start, [_step(start, seen[0], before)]
+    first = _step(start, seen[0], before)
+    ranking = rank(tried, start, kept)
+    count = _fewest(len(ranking), holds)
+    order = [*(other for other in seen if other not in (0, count)), count]
+    log = [first, *({"layer": name, "damage_alone": round(damage, 8)} for name, damage in ranking)]
+    return with_floats(count), [*log, *(_step(with_floats(n), seen[n], before) for n in order)]
 
 
-def rank(tried: Bench, start: Choice) -> list[tuple[str, float]]:
+def _fewest(most: int, holds: Callable[[int], bool]) -> int:
+    """A count of 1 to `most` that holds where one less does not, `most` if none is found; 0 is known not to hold."""
+    short, enough = 0, 1
+    while not holds(enough):
+        if enough == most:
+            return most
+        short, enough = enough, min(2 * enough, most)
+    while enough - short > 1:
+        middle = (short + enough) // 2
+        short, enough = (short, middle) if holds(middle) else (middle, enough)
+    return enough
+
+
+def rank(tried: Bench, start: Choice, kept: Kept) -> list[tuple[str, float]]:
     """Layers and the damage each does when it alone is quantized, the worst first."""
     layers = tried.quantizer.layers
-    damages = {}
-    for layer in layers:
+
+    def damage(layer: str) -> float:
         alone = dataclasses.replace(start, floats=tuple(name for name in layers if name != layer))
-        damages[layer] = tried.judge(alone, RANKED).damage
+        return tried.judge(alone, RANKED).damage
+
+    damages = {layer: float(kept(f"{layer} alone", functools.partial(damage, layer))) for layer in layers}
     return sorted(damages.items(), key=lambda pair: -pair[1])
 
 

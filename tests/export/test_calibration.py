@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -126,6 +126,76 @@ def test_only_the_worst_layer_is_given_back(request_: Conversion) -> None:
     assert next(step["layer"] for step in log if "layer" in step) == Brittle.bad
     generous = Conversion(**{**vars(request_), "allowed_drop": 60.0})
     assert search.give_back(generous, tried, Choice())[0].floats == ()
+
+
+class Counted(search.Bench):
+    """A bench of which each layer in float saves a point, and which is asked for `left` judgements at most."""
+
+    left = 1000
+    asked: ClassVar[list[int]] = []
+
+    def judge(self, choice: Choice, count: int | None = None) -> calibration.Judgement:
+        if not self.left:
+            raise TimeoutError
+        self.left -= 1
+        self.asked.append(len(choice.floats))
+        layers = len(self.quantizer.layers)
+        return calibration.Judgement(layers - len(choice.floats), self.parent_top1() - layers + len(choice.floats), 1.0)
+
+
+@pytest.fixture
+def wide(request_: Conversion) -> tuple[Conversion, Counted]:
+    """A network of as many layers as MobileNetV2 has, by name, and a budget that asks for 21 of them in float."""
+
+    class Many(int8.Quantizer):
+        layers = [f"layer{number:02}" for number in range(54)]  # noqa: RUF012
+
+    quantizer = Many(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
+    tried = Counted(quantizer, IMAGES[:48], np.asarray(request_.validation_labels), 1)
+    Counted.asked.clear()
+    return dataclasses.replace(request_, allowed_drop=33.0), tried
+
+
+def test_few_numbers_of_layers_are_tried(wide: tuple[Conversion, Counted]) -> None:
+    request, tried = wide
+    choice, log = search.give_back(request, tried, Choice())
+    assert len(choice.floats) == 21
+    assert [count for count in tried.asked if count != 53] == [0, 1, 2, 4, 8, 16, 32, 24, 20, 22, 21]
+    assert tried.asked.count(53) == 54
+    numbers = [len(step["float_layers"]) for step in log if "float_layers" in step]
+    assert numbers == [0, 1, 2, 4, 8, 16, 32, 24, 20, 22, 21] and log[-1]["validation_drop"] == 33
+    before = len(tried.asked)
+    for allowed, fewest in ((33.0, 21), (33.4, 21), (34.0, 20), (100.0, 0), (-1.0, 54)):
+        again, _ = search.give_back(dataclasses.replace(request, allowed_drop=allowed), tried, Choice())
+        assert len(again.floats) == fewest
+    assert tried.asked[before:] == [18, 19, 54]  # all else is known from the first time
+
+
+def test_a_search_that_is_ended_goes_on_where_it_was(wide: tuple[Conversion, Counted]) -> None:
+    request, tried = wide
+    runs = 0
+    while runs < 100:
+        runs, tried.left = runs + 1, 10
+        try:
+            choice, log = search.give_back(request, tried, Choice())
+            break
+        except TimeoutError:
+            continue
+    assert len(choice.floats) == 21 and runs == 7 and len(tried.asked) == 54 + 11
+    assert (choice, log) == search.give_back(
+        dataclasses.replace(request, cache=None), Counted(**vars_of(tried)), Choice()
+    )
+    for choices in (9, 3):
+        tried.left = choices
+        if choices == 9:
+            with pytest.raises(TimeoutError):
+                search.calibrate(request, tried)
+        else:
+            assert len(search.calibrate(request, tried)[1]) == 12
+
+
+def vars_of(tried: search.Bench) -> dict[str, Any]:
+    return {"quantizer": tried.quantizer, "images": tried.images, "labels": tried.labels, "threads": tried.threads}
 
 
 def test_a_calibration_that_keeps_the_budget_spares_every_layer(request_: Conversion) -> None:
