@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.formats import Inside
-from export.onnx.graph import PRODUCTS
+from export.onnx.graph import PRODUCTS, views
 
 _PASSES = ("DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Reshape", "Relu", "Clip")
 
@@ -64,4 +64,4 @@ def _macs(model: Any) -> int | None:
         transposed = any(a.name == "transB" and a.i for a in node.attribute)
         each = math.prod(weights[1:]) if node.op_type == "Conv" else weights[-1 if transposed else -2]
         total += math.prod(output) * each
-    return int(np.int64(total))
+    return int(np.int64(total)) * views(model.graph)

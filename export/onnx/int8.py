@@ -30,7 +30,15 @@ FIRST = Choice()
 DENSE = ("QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger")
 CONVOLUTION = ("QLinearConv", "ConvInteger")
 _FUSED = ("Add", "Mul", "AveragePool", "GlobalAveragePool", "MaxPool", "Relu", "Clip")  # that have integer kernels
-_MOVES = ("Transpose", "Reshape", "Flatten", "MaxPool", "NhwcMaxPool")  # these move bytes about and compute nothing
+_MOVES = (
+    "Transpose",
+    "Reshape",
+    "Slice",
+    "Concat",
+    "Flatten",
+    "MaxPool",
+    "NhwcMaxPool",
+)  # these move bytes about and compute nothing
 
 
 class Quantizer:
@@ -127,7 +135,7 @@ class Quantizer:
             onnx_float.head(model, self.core, fold=False)
         else:
             _feed_bytes(model, self.core, widen)
-        onnx_graph.take_bytes(model, self.core.shape)
+        onnx_graph.take_bytes(model, self.core)
         return model
 
     def _qdq(self, choice: Choice, ranges: Ranges) -> Any:
