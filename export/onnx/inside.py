@@ -24,6 +24,18 @@ def inside(path: Path) -> Inside:
     return Inside(list(_weights(model.graph)), _macs(model))
 
 
+def added(model: Any, plain: Any) -> dict[str, int]:
+    """What a model's layout adds to that of a plainer one: kernel values, zeros among them, multiply-accumulates."""
+
+    def count(of: Any) -> tuple[int, int, int]:
+        arrays = list(_weights(of.graph))
+        zeros = sum(int(array.size - np.count_nonzero(array)) for array in arrays)
+        return sum(array.size for array in arrays), zeros, _macs(of) or 0
+
+    more = (one - other for one, other in zip(count(model), count(plain), strict=True))
+    return dict(zip(("values", "zeros", "macs"), more, strict=True))
+
+
 def _weights(graph: Any) -> Iterator[NDArray[Any]]:
     """Each tensor that is a product's second operand, as the file has it; one that two layers share counts once."""
     from onnx import numpy_helper
