@@ -16,6 +16,8 @@ from onnx import numpy_helper
 
 import catalog
 from catalog import Store
+from export.formats import Conversion
+from export.formats import onnx as onnx_format
 from export.frozen import load_keras
 from export.onnx import graph as onnx_graph
 from export.onnx import int8, learned, search
@@ -167,3 +169,28 @@ def test_training_rounds_every_depthwise_filter_by_its_own_size(aware: Path) -> 
     )
     assert done.returncode == 0, done.stderr
     assert max(json.loads(done.stdout.splitlines()[-1])) <= 0.51 / 127  # half a step of the filter's own
+
+
+@pytest.fixture(scope="module")
+def halved(run: Run, trained: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What pruning by two of four leaves of the residual network."""
+    out = tmp_path_factory.mktemp("halved")
+    residual.write(trained, Store(out / "store"), residual.logits())
+    done = run("tests.export.transform_tiny", out / "store", out / "made", "prune2of4")
+    assert done.returncode == 0, done.stderr
+    return out / "made" / "prune2of4"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_two_of_four_input_channels_of_a_convolution_are_zero_in_the_exported_file(
+    halved: Path, precision: str, tmp_path: Path
+) -> None:
+    told = json.loads((halved / "told.json").read_text())
+    assert told["pruned"].keys() == {"narrow", "last"} and min(told["pruned"].values()) >= 0.5
+    asked = Conversion(halved / MODEL, tmp_path, precision, IMAGES, IMAGES, np.zeros(len(IMAGES), np.int64), threads=1)
+    made = onnx_format.convert(asked)
+    kernels = [kernel for kernel in onnx_format.inside(tmp_path / made.file).weights if kernel.ndim == 4]
+    for kernel in kernels[2:]:  # [out, in, tall, wide]; the first and the depthwise one are left alone
+        zeros = (kernel == 0).reshape(len(kernel), -1, 4, *kernel.shape[2:]).sum(axis=2)
+        assert zeros.min() >= 2 and (precision == "int8" or zeros.max() == 2)
+    assert [kernel.shape for kernel in kernels[2:]] == [(8, 8, 1, 1), (16, 8, 3, 3)]
