@@ -17,11 +17,11 @@ from typing import Any, TypeGuard
 
 import catalog
 from catalog import Card, DatasetInfo, KilnError, Store, Variant, VariantCard, plugin, plugin_names
-from export import answers, process, transforming
+from export import answers, cards, process, transforming
 from export.staging import scratch_in, sweep
 from export.transforming import Source, Tell
-from export.transforms import TransformCard, chain, name_of
-from export.verdict import budgeted, judged_by, within
+from export.transforms import chain, name_of
+from export.verdict import budgeted, within
 from export.worker import ANSWERS, Convert, Prepare, Reply
 
 SEARCHES = "searches"  # in a model's folder: what searches found, kept from one export to the next
@@ -100,22 +100,22 @@ def export(
     store.verify(folder, card.files, extra_allowed=True)
     for place in ("variants", "transforms"):
         sweep(folder / place)
-    cards: dict[Variant, VariantCard] = {}
+    filed: dict[Variant, VariantCard] = {}
     for transform in dict.fromkeys(variant.transform for variant in variants):
         group = [variant for variant in variants if variant.transform == transform]
         try:
             with scratch_in(folder / "variants") as scratch:
                 making = _Group(store, card, transform, scratch, options, tell)
                 for variant in group:
-                    cards[variant] = making.card_of(variant, begin)
+                    filed[variant] = making.card_of(variant, begin)
                     done()
         except OSError as error:  # there is no place to make them in
             for variant in group:
-                if variant not in cards:
+                if variant not in filed:
                     begin(variant)
-                    cards[variant] = _failed(card, variant, error, options)
+                    filed[variant] = cards.failed(card, variant, error, options)
                     done()
-    return [cards[variant] for variant in variants]
+    return [filed[variant] for variant in variants]
 
 
 class _Group:
@@ -137,7 +137,7 @@ class _Group:
                 there = _make(self.store, self.parent, variant, self.ready(), self.scratch, self.options)
             return there
         except (KilnError, OSError) as error:
-            return _failed(self.parent, variant, error, self.options)
+            return cards.failed(self.parent, variant, error, self.options)
 
     def ready(self) -> Source | str:
         """The model to convert, made and with its answers in the scratch folder; else in one line why there is none."""
@@ -146,7 +146,7 @@ class _Group:
                 self.source = self._prepared(self.source)
                 self.prepared = True
             except (KilnError, OSError) as error:
-                self.source = _told(error)
+                self.source = cards.in_words(error)
         return self.source
 
     def _prepared(self, source: Source | None) -> Source:
@@ -161,19 +161,6 @@ class _Group:
 
 def _is_model(source: Source | str | None) -> TypeGuard[Source]:
     return isinstance(source, Source)
-
-
-def _told(error: KilnError | OSError) -> str:
-    """An error in one line for a card, which travels: it names a file, not where that lay on this machine."""
-    if isinstance(error, KilnError):
-        return str(error)
-    name = Path(str(error.filename)).name if error.filename else ""
-    return f"{name}: {error.strerror or error}" if name else str(error.strerror or error)
-
-
-def _failed(parent: Card, variant: Variant, error: KilnError | OSError, options: Options) -> VariantCard:
-    """The row of a variant for which not even a card could be written."""
-    return _card(parent, variant, None, Reply(_told(error)), None, options, 0.0)
 
 
 def _source(store: Store, card: Card, transform: str, options: Options) -> Source | None:
@@ -247,7 +234,7 @@ def _make(
             shutil.rmtree(staged)
             staged.mkdir()
         made_from = None if isinstance(source, str) else source.card
-        card = _card(parent, variant, made_from, reply, staged, options, time.monotonic() - started)
+        card = cards.made(parent, variant, made_from, reply, staged, options, time.monotonic() - started)
         if reply.error and (earlier := _sound(store, variant)) and earlier.parent_sha256 == parent.weights_sha256:
             card = dataclasses.replace(card, reason=f"{card.reason}; the variant of {earlier.created} stays")
             raise _Kept
@@ -271,63 +258,3 @@ def _sound(store: Store, variant: Variant) -> VariantCard | None:
     except KilnError:
         return None
     return None if card.status == "failed" else card
-
-
-def _card(
-    parent: Card,
-    variant: Variant,
-    transform: TransformCard | None,
-    reply: Reply,
-    folder: Path | None,
-    options: Options,
-    seconds: float,
-) -> VariantCard:
-    form = plugin("export.formats", variant.format)
-    files = {path.name: path for path in folder.iterdir() if path.name != catalog.CARD} if folder else {}
-    told = dataclasses.replace(options, finetune_epochs=transform.finetune_epochs) if transform else options
-    card = VariantCard(
-        variant=variant,
-        status="failed",
-        reason=reply.error,
-        parent_sha256=parent.weights_sha256,
-        dataset=parent.dataset,
-        file=reply.file,
-        size_bytes=sum(path.stat().st_size for path in files.values()),
-        gzip_bytes=sum(catalog.gzip_bytes_of(path) for path in files.values()),
-        parity=reply.parity,
-        accuracy=reply.accuracy,
-        settings={
-            **options.settings(form, variant.precision, parent.dataset),
-            **reply.settings,
-            **(transforming.settings(transform) if transform else {}),
-            "threads": options.threads,
-        },
-        operators=reply.operators,
-        seconds=round(seconds, 2),
-        versions=catalog.versions(*form.PACKAGES),
-        commit=catalog.commit(),
-        command=f"python -m export {variant.model}{_transforms(variant)} --formats {variant.format} "
-        f"--precisions {variant.precision}{_unusual(told)} --force",
-        created=catalog.now(),
-        files={name: catalog.sha256_of(path) for name, path in files.items()},
-        flips=reply.flips,
-        weights=reply.weights,
-        macs=reply.macs,
-        validation=reply.validation,
-        validation_drop=reply.validation_drop,
-        search=reply.search,
-    )
-    return card if reply.error else judged_by(card, options.allowed_drop)
-
-
-def _transforms(variant: Variant) -> str:
-    return f" --transforms {variant.transform.replace('-', '+')}" if variant.transform else ""
-
-
-def _unusual(options: Options) -> str:
-    """The options of the command line that differ from their defaults."""
-    usual = Options()
-    told = {"threads": "--threads", "calibration_images": "--calibration-images", "seed": "--seed"}
-    told |= {"finetune_epochs": "--finetune-epochs", "allowed_drop": "--max-accuracy-drop"}
-    given = dataclasses.asdict(options)
-    return "".join(f" {flag} {given[name]}" for name, flag in told.items() if given[name] != getattr(usual, name))
