@@ -194,3 +194,20 @@ def test_two_of_four_input_channels_of_a_convolution_are_zero_in_the_exported_fi
         zeros = (kernel == 0).reshape(len(kernel), -1, 4, *kernel.shape[2:]).sum(axis=2)
         assert zeros.min() >= 2 and (precision == "int8" or zeros.max() == 2)
     assert [kernel.shape for kernel in kernels[2:]] == [(8, 8, 1, 1), (16, 8, 3, 3)]
+
+
+def test_clusters_of_a_convolution_outlast_quantization_aware_training_and_the_export(
+    run: Run, trained: Store, tmp_path: Path
+) -> None:
+    """Every channel of LeNet's second convolution holds all 16 values: the tool would take them for its own."""
+    done = run("tests.export.transform_tiny", trained.root, tmp_path / "made", "cluster16+quantize_aware")
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / "made" / "cluster16-quantize_aware"
+    told = json.loads((made / "told.json").read_text())
+    assert told["distinct_kept"].keys() == {"conv2d_1", "dense", "dense_1", "logits"}
+    assert max(told["distinct_kept"].values()) <= 16
+    asked = Conversion(made / MODEL, tmp_path, "int8", IMAGES, IMAGES, np.zeros(len(IMAGES), np.int64), threads=1)
+    file = onnx_format.convert(asked)
+    assert file.settings["clusters_kept"] and file.settings["calibration"] == "learned in training"
+    _, *kernels = onnx_format.inside(tmp_path / file.file).weights
+    assert max(len(np.unique(kernel)) for kernel in kernels) <= 16
