@@ -595,10 +595,23 @@ class Store:
             )
         return read_card(Card, path)
 
-    def variants(self, model: str) -> list[VariantCard]:
-        """Cards of all variants of a model, failed ones too, sorted by version."""
-        folder = self.model_dir(model) / "variants"
-        return [read_card(VariantCard, path) for path in sorted(folder.glob(f"[!.]*/{CARD}"))]  # dots are being staged
+    def variants(self, model: str, unreadable: dict[str, str] | None = None) -> list[VariantCard]:
+        """Cards of all variants of a model, failed ones too, sorted by version.
+
+        `unreadable` is told by version why a card cannot be read, in place of an error for all of them.
+
+        Raises:
+            KilnError: A card cannot be read, and there is no `unreadable`.
+        """
+        cards = []
+        for path in sorted((self.model_dir(model) / "variants").glob(f"[!.]*/{CARD}")):  # dots are being staged
+            try:
+                cards.append(read_card(VariantCard, path))
+            except KilnError as error:
+                if unreadable is None:
+                    raise
+                unreadable[path.parent.name] = str(error)
+        return cards
 
     def up_to_date(self, card: Card, variant: VariantCard) -> bool:
         """Whether a variant was made from the weights that lie here: the model's, and its transform's if that is here.

@@ -50,7 +50,7 @@ def run(application: typer.Typer) -> None:
     try:
         application()
     except (KilnError, OSError) as error:
-        said = str(error) if isinstance(error, KilnError) else _refused(error)
+        said = str(error) if isinstance(error, KilnError) else refused(error)
         err.print(f"error: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -58,7 +58,8 @@ def run(application: typer.Typer) -> None:
         sys.exit(130)
 
 
-def _refused(error: OSError) -> str:
+def refused(error: OSError) -> str:
+    """What the system refused, in one line: the file and why."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
 

@@ -87,7 +87,10 @@ def inspect(
     """Prints a variant's card as a page."""
     model, _, version = variant.replace("+", "-").partition("/")
     opened = Store(store)
-    cards = {card.variant.version: card for card in opened.variants(model)}
+    unreadable: dict[str, str] = {}
+    cards = {card.variant.version: card for card in opened.variants(model, unreadable)}
+    if version in unreadable:
+        raise KilnError(unreadable[version])
     if version not in cards:
         known = ", ".join(str(card.variant) for card in cards.values()) or "none yet"
         raise KilnError(f"no variant {variant[:80]!r} in {opened.root} (there: {known}); run: python -m export {model}")
@@ -125,6 +128,8 @@ def _export(
                 if len(asked) == 1:
                     raise
                 troubles[name] = str(error)
+            except OSError as error:
+                troubles[name] = console.refused(error)
         bar.update(task, description="exported")
     return cards, troubles
 
@@ -141,8 +146,9 @@ def _race(
     for model, variants in asked.items():
         try:
             console.out.print(pages.race(_best(store, variants, options, objective)))
-        except KilnError as error:
-            troubles.append(str(error) if len(asked) == 1 else f"{model}: {error}")
+        except (KilnError, OSError) as error:
+            said = str(error) if isinstance(error, KilnError) else console.refused(error)
+            troubles.append(said if len(asked) == 1 else f"{model}: {said}")
     if troubles:
         raise KilnError("\n".join(troubles))
 

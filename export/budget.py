@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from catalog import KilnError, Store, Variant, VariantCard, plugin, servable
 from export import pipeline, process
 from export.timing import Measure
 from export.transforming import Tell
-from export.verdict import budgeted, judged_by
+from export.verdict import asked, budgeted, judged_by, without_race
 
 Objective = Literal["latency", "throughput", "size"]
 BATCH: dict[str, int] = {"latency": 1, "throughput": 32}
@@ -43,11 +43,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Race:
-    """All entries, the best first, and the winner's card as it was filed."""
+    """All entries, the best first, and the winner's card as it was filed.
+
+    `aside` are variants, by version, whose card or whose transform's card cannot be read, and why.
+    """
 
     objective: Objective
     entries: list[Entry]
     winner: VariantCard
+    aside: dict[str, str] = field(default_factory=dict)
 
 
 def find(
@@ -71,42 +75,49 @@ def find(
         raise KilnError("the best variant under which budget? Say --max-accuracy-drop, as 0.3")
     model, plain = variants[0].model, dataclasses.replace(options, allowed_drop=None)
     spending = [variant for variant in variants if variant.precision in budgeted(_form(variant))]
+    made: list[VariantCard] = []
     for some, how in (([v for v in variants if v not in spending], plain), (spending, options)):
         if some:
-            pipeline.export(store, some, how, begin, done, tell)
-    due = [v for v in map(_mixed, _considered(store, model)) if v and v not in spending and _over(store, v, allowed)]
+            made += pipeline.export(store, some, how, begin, done, tell)
+    due = [v for v in (_mixed(card, allowed) for card in _considered(store, model, {})) if v and v not in spending]
     if due:
         as_it_is = dataclasses.replace(options, force=False, as_it_is=True)
-        pipeline.export(store, due, as_it_is, begin, lambda: None, tell)
-    entries = [Entry(card, _verdict(store, card, allowed)) for card in _considered(store, model)]
+        made += pipeline.export(store, due, as_it_is, begin, lambda: None, tell)
+    aside: dict[str, str] = {}
+    cards = _considered(store, model, aside)
+    there = {card.variant for card in cards}
+    cards += [card for card in made if card.variant not in there and card.variant.version not in aside]
+    entries = [Entry(card, _verdict(store, card, allowed)) for card in cards]
     raced = _raced(store, entries, objective, options, begin)
     if all(entry.verdict for entry in raced):
         raise KilnError(_nothing(model, raced, allowed))
     ranked = sorted(raced, key=lambda entry: (bool(entry.verdict), _merit(entry, objective), str(entry.card.variant)))
-    return Race(objective, ranked, _file(store, ranked, objective, allowed))
+    return Race(objective, ranked, _file(store, ranked, objective, allowed), aside)
 
 
-def _considered(store: Store, model: str) -> list[VariantCard]:
-    """Cards of all variants that were made of the weights as they are."""
-    parent = store.card(model)
-    return [card for card in store.variants(model) if store.up_to_date(parent, card)]
+def _considered(store: Store, model: str, aside: dict[str, str]) -> list[VariantCard]:
+    """Cards of all variants that were made of the weights as they are; `aside` is told of those none can tell of."""
+    parent, cards = store.card(model), list[VariantCard]()
+    for card in store.variants(model, aside):
+        try:
+            if store.up_to_date(parent, card):
+                cards.append(card)
+        except KilnError as error:
+            aside[card.variant.version] = str(error)
+    return cards
 
 
 def _form(variant: Variant) -> ModuleType:
     return plugin("export.formats", variant.format)
 
 
-def _mixed(card: VariantCard) -> Variant | None:
-    """The mixed variant that belongs to an int8 one."""
+def _mixed(card: VariantCard, allowed: float) -> Variant | None:
+    """The mixed variant that belongs to an int8 one which loses more than is allowed."""
     if card.variant.precision != "int8" or "mixed" not in budgeted(_form(card.variant)) or card.status == "failed":
         return None
+    if card.validation_drop is None or card.validation_drop <= allowed:
+        return None
     return dataclasses.replace(card.variant, precision="mixed")
-
-
-def _over(store: Store, mixed: Variant, allowed: float) -> bool:
-    path = store.variant_dir(dataclasses.replace(mixed, precision="int8")) / catalog.CARD
-    drop = catalog.read_card(VariantCard, path).validation_drop
-    return drop is not None and drop > allowed
 
 
 def _verdict(store: Store, card: VariantCard, allowed: float) -> str:
@@ -169,9 +180,9 @@ def _merit(entry: Entry, objective: Objective) -> float:
 def _file(store: Store, ranked: list[Entry], objective: Objective, allowed: float) -> VariantCard:
     """Writes what was tried into the winner's card; an older search by another race is replaced."""
     card = ranked[0].card
-    before = [step for step in card.search if "candidate" not in step]
-    log = [*before, *({"objective": objective, **entry.words(objective)} for entry in ranked)]
-    won = dataclasses.replace(judged_by(card, allowed), search=log)
+    log = [*without_race(card.search), *({"objective": objective, **entry.words(objective)} for entry in ranked)]
+    command = asked(card.command, allowed, objective)
+    won = dataclasses.replace(judged_by(card, allowed), search=log, command=command)
     catalog.write_atomic(store.variant_dir(card.variant) / catalog.CARD, catalog.to_json(won))
     return won
 

@@ -19,7 +19,10 @@ from catalog import KilnError
 
 @dataclass(frozen=True)
 class Frozen:
-    """A `GraphDef` with the names of its one input and one output tensor ("image:0")."""
+    """A `GraphDef` with the names of its one input and one output tensor ("image:0").
+
+    Where it is `mirrored`, the model's answer is the mean of the graph's for the image and for its mirror image.
+    """
 
     graph: Any
     input: str
@@ -27,6 +30,7 @@ class Frozen:
     height: int
     width: int
     classes: int
+    mirrored: bool = False
 
 
 def load_keras(path: Path) -> Any:
@@ -67,21 +71,21 @@ def _check_contract(path: Path, model: Any) -> None:
         )
 
 
-def frozen_of(keras_path: Path, scratch: Path | None) -> Frozen:
+def frozen_of(keras_path: Path, scratch: Path | None, one_view: bool = False) -> Frozen:
     """As `freeze`; one export does it once, in `scratch`, and later conversions do without Keras.
 
     Raises:
         KilnError: As `load_keras`.
     """
     if scratch is None:
-        return freeze(keras_path)
-    digest = catalog.sha256_of(keras_path)[:16]
+        return freeze(keras_path, one_view)
+    digest = catalog.sha256_of(keras_path)[:16] + ("-view" if one_view else "")
     graph, told = scratch / f"frozen-{digest}.pb", scratch / f"frozen-{digest}.json"
     if not told.is_file():
-        made = freeze(keras_path)
+        made = freeze(keras_path, one_view)
         graph.write_bytes(made.graph.SerializeToString())
         about: dict[str, Any] = {"input": made.input, "output": made.output}
-        about |= {"height": made.height, "width": made.width, "classes": made.classes}
+        about |= {"height": made.height, "width": made.width, "classes": made.classes, "mirrored": made.mirrored}
         catalog.write_atomic(told, json.dumps(about))
         return made
     from tensorflow.core.framework import graph_pb2
@@ -89,16 +93,21 @@ def frozen_of(keras_path: Path, scratch: Path | None) -> Frozen:
     return Frozen(graph_pb2.GraphDef.FromString(graph.read_bytes()), **json.loads(told.read_text()))
 
 
-def freeze(path: Path) -> Frozen:
+def freeze(path: Path, one_view: bool = False) -> Frozen:
     """Traces a `.keras` model for inference with a free batch size.
+
+    With `one_view`, of a model that averages over the mirror image only what it asks of either.
 
     Raises:
         KilnError: As `load_keras`.
+        ValueError: The model averages otherwise than over its image and the mirror image.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     model = load_keras(path)
+    view = _view(model) if one_view else None
+    model = view or model
     _, height, width, _ = model.inputs[0].shape
     image = tf.TensorSpec((None, height, width, 3), tf.uint8, name="image")
     traced = tf.function(lambda image: model(image, training=False)).get_concrete_function(image)
@@ -106,7 +115,28 @@ def freeze(path: Path) -> Frozen:
     graph = constant.graph.as_graph_def()
     _fix_reshapes(graph)
     classes = int(model.outputs[0].shape[1])
-    return Frozen(graph, constant.inputs[0].name, constant.outputs[0].name, height, width, classes)
+    names = constant.inputs[0].name, constant.outputs[0].name
+    return Frozen(graph, *names, height, width, classes, mirrored=view is not None)
+
+
+def _view(model: Any) -> Any:
+    """What a model that averages over the mirror image asks of either, as `training.network` makes such; else None."""
+    import keras
+    import numpy as np
+
+    inner = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    if len(inner) != 1 or type(model.layers[-1]).__name__ != "Average":
+        return None
+    softmax = keras.layers.Softmax(dtype="float32", name="softmax")
+    view = keras.Model(inner[0].inputs[0], softmax(inner[0].outputs[0]), name=inner[0].name)
+    images = np.random.default_rng(0).integers(0, 256, (4, *model.inputs[0].shape[1:]), np.uint8)
+    both, there, back = (
+        np.asarray(asked(shown, training=False))
+        for asked, shown in ((model, images), (view, images), (view, np.ascontiguousarray(images[:, :, ::-1])))
+    )
+    if np.abs(both - (there + back) / 2).max() > 1e-5:
+        raise ValueError("the model averages over other views than the image and its mirror image")
+    return view
 
 
 def _fix_reshapes(graph: Any) -> None:

@@ -58,7 +58,6 @@ def float_logits(content: bytes) -> bytes:
     Raises:
         ValueError: The graph does not end so.
     """
-    import flatbuffers
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = _read(content)
@@ -72,7 +71,86 @@ def float_logits(content: bytes) -> bytes:
     dequantize.inputs, softmax.inputs = softmax.inputs, dequantize.inputs
     dequantize.outputs, softmax.outputs = softmax.outputs, dequantize.outputs
     graph.operators[-2:] = [dequantize, softmax]
-    builder = flatbuffers.Builder(len(content))
+    return _written(model)
+
+
+def both_ways(content: bytes, classes: int) -> bytes:
+    """Puts the mirrored images behind the images, as one batch, and takes the mean of the two halves of the answers."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = _read(content)
+    graph = model.subgraphs[0]
+    image, answer = graph.inputs[0], graph.outputs[0]
+    sizes = graph.tensors[image].shape
+    axis, halves, first = (_constant(model, value) for value in ([2], [2, -1, classes], [0]))
+    mirrored, both = (_tensor(model, name, sizes, like=image) for name in ("mirrored", "both_ways"))
+    each, apart = (
+        _tensor(model, name, shape, like=answer)
+        for name, shape in (("each", (1, classes)), ("halves", (2, 1, classes)))
+    )
+    for op in graph.operators:
+        op.inputs = [both if place == image else place for place in op.inputs]
+        op.outputs = [each if place == answer else place for place in op.outputs]
+    joined, mean = schema.ConcatenationOptionsT(), schema.ReducerOptionsT()
+    joined.axis, mean.keepDims = 0, False
+    graph.operators[:0] = [
+        _operator(model, "REVERSE_V2", [image, axis], mirrored, "ReverseV2Options", schema.ReverseV2OptionsT()),
+        _operator(model, "CONCATENATION", [image, mirrored], both, "ConcatenationOptions", joined),
+    ]
+    graph.operators += [
+        _operator(model, "RESHAPE", [each, halves], apart, "ReshapeOptions", schema.ReshapeOptionsT()),
+        _operator(model, "MEAN", [apart, first], answer, "ReducerOptions", mean),
+    ]
+    return _written(model)
+
+
+def _constant(model: Any, values: list[int]) -> int:
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(np.array(values, np.int32).tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor = schema.TensorT()
+    tensor.shape, tensor.type, tensor.buffer = [len(values)], schema.TensorType.INT32, len(model.buffers) - 1
+    tensor.name = f"constant_{tensor.buffer}"
+    model.subgraphs[0].tensors.append(tensor)
+    return len(model.subgraphs[0].tensors) - 1
+
+
+def _tensor(model: Any, name: str, shape: Any, like: int) -> int:
+    """A new tensor of another's type and scale."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    tensors, buffer = model.subgraphs[0].tensors, schema.BufferT()
+    model.buffers.append(buffer)
+    tensor = schema.TensorT()
+    tensor.name, tensor.shape, tensor.buffer = name, list(shape), len(model.buffers) - 1
+    tensor.shapeSignature = [
+        -1 if place == len(shape) - len(tensors[like].shape) else size for place, size in enumerate(shape)
+    ]
+    tensor.type, tensor.quantization = tensors[like].type, tensors[like].quantization
+    tensors.append(tensor)
+    return len(tensors) - 1
+
+
+def _operator(model: Any, kind: str, inputs: list[int], output: int, options_kind: str, options: Any) -> Any:
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    code = getattr(schema.BuiltinOperator, kind)
+    opcode = schema.OperatorCodeT()
+    opcode.builtinCode = opcode.deprecatedBuiltinCode = code
+    opcode.version = 1
+    model.operatorCodes.append(opcode)
+    op = schema.OperatorT()
+    op.opcodeIndex, op.inputs, op.outputs = len(model.operatorCodes) - 1, inputs, [output]
+    op.builtinOptionsType, op.builtinOptions = getattr(schema.BuiltinOptions, options_kind), options
+    return op
+
+
+def _written(model: Any) -> bytes:
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 16)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
 
@@ -94,12 +172,13 @@ def inside(path: Path) -> Inside:
         shape, output = graph.tensors[place].shape, graph.tensors[op.outputs[0]].shape
         each = math.prod(shape[1:3]) if kind == "DEPTHWISE_CONV_2D" else math.prod(shape[1:])
         macs += int(math.prod(output[1:]) * each)
-    return Inside(list(_arrays(model, held.values())), macs)
+    views = 1 + any(kinds[op.opcodeIndex] == "CONCATENATION" and graph.inputs[0] in op.inputs for op in graph.operators)
+    return Inside(list(_arrays(model, held.values())), macs * views)
 
 
-def operators(path: Path) -> list[tuple[str, str]]:
-    """Each operator of the file and the element type it puts out, in order."""
-    model = _read(path.read_bytes())
+def operators(content: bytes) -> list[tuple[str, str]]:
+    """Each operator of a file and the element type it puts out, in order."""
+    model = _read(content)
     graph, kinds = model.subgraphs[0], _kinds(model)
     types = _names("TensorType")
     return [(kinds[op.opcodeIndex], types[graph.tensors[op.outputs[0]].type]) for op in graph.operators]

@@ -76,7 +76,8 @@ def race(raced: Race) -> rich.console.Group:
         f"{won.variant} is the best by {raced.objective} of {within} variants that "
         f"lose {won.allowed_drop:g} points at most on {images:,} validation images."
     )
-    return rich.console.Group(shown, words)
+    aside = [f"{version} took no part: {why}" for version, why in raced.aside.items()]
+    return rich.console.Group(shown, words, *(rich.text.Text(line, style="yellow") for line in aside))
 
 
 def page(card: VariantCard) -> rich.console.Group:
@@ -136,8 +137,8 @@ def _facts(card: VariantCard) -> dict[str, str]:
         if card.flips
         else "",
         "held out": _held_out(card),
-        "weights in the file": _weights(card.weights) if card.weights else "",
-        "multiply-accumulates": f"{card.macs:,} for one image, counted in the exported graph" if card.macs else "",
+        "weights in the file": _weights(card.weights, _layout(card)) if card.weights else "",
+        "multiply-accumulates": _macs(card.macs, _layout(card)) if card.macs else "",
         "operators": ", ".join(f"{count} {name}" for name, count in card.operators.items()),
         "settings": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in card.settings.items()),
         "versions": ", ".join(f"{name} {version}" for name, version in card.versions.items()),
@@ -158,9 +159,22 @@ def _held_out(card: VariantCard) -> str:
     )
 
 
-def _weights(count: WeightCount) -> str:
+def _layout(card: VariantCard) -> dict[str, int]:
+    """What the layout of the first kernel adds to what is counted in the file (`export.onnx.stem`)."""
+    told = card.settings.get("first_kernel_layout")
+    return told if isinstance(told, dict) else {}
+
+
+def _weights(count: WeightCount, layout: dict[str, int]) -> str:
     types = " and ".join(f"{values:,} {name}" for name, values in count.types.items())
-    return (
-        f"{types} in {count.tensors} tensors, {100 * count.sparsity:.2f}% of them zero, "
-        f"{count.distinct:,} different values at most in one"
-    )
+    zeros, values = count.zeros - layout.get("zeros", 0), count.values - layout.get("values", 0)
+    sparse = f"{100 * zeros / max(values, 1):.2f}%"
+    share = f"{sparse} of them zero"
+    if layout:
+        share = f"{layout['values']:,} of them only lay out the first kernel, {sparse} of the others are zero"
+    return f"{types} in {count.tensors} tensors, {share}, {count.distinct:,} different values at most in one"
+
+
+def _macs(count: int, layout: dict[str, int]) -> str:
+    told = f"{count:,} for one image, counted in the exported graph"
+    return f"{told}, {layout['macs']:,} of them by the layout of the first kernel" if layout else told

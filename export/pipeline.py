@@ -13,15 +13,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import catalog
 from catalog import Card, DatasetInfo, KilnError, Store, Variant, VariantCard, plugin, plugin_names
-from export import answers, process, transforming
+from export import answers, cards, process, transforming
 from export.staging import scratch_in, sweep
 from export.transforming import Source, Tell
-from export.transforms import TransformCard, chain, name_of
-from export.verdict import budgeted, judged_by, within
+from export.transforms import chain, name_of
+from export.verdict import budgeted, within
 from export.worker import ANSWERS, Convert, Prepare, Reply
 
 SEARCHES = "searches"  # in a model's folder: what searches found, kept from one export to the next
@@ -88,30 +88,79 @@ def export(
 
     `begin` is called with each before it is made, `done` after each, made or found; `tell` while a transform runs.
 
+    What goes wrong with one of them is told in its card and costs no other; what goes wrong with a transform, or with
+    what its variants share, in the cards of all of these. A card that could not be written is returned all the same.
+
     Raises:
-        KilnError: The model is missing or altered, or its data set cannot be had; nothing was changed then.
+        KilnError: The model is missing or altered; nothing was changed then.
+        OSError: Its folder cannot be read or written; nothing was changed then.
     """
     model = variants[0].model
     card, folder = store.card(model), store.model_dir(model)
     store.verify(folder, card.files, extra_allowed=True)
     for place in ("variants", "transforms"):
         sweep(folder / place)
-    cards: dict[Variant, VariantCard | None] = dict.fromkeys(variants)
+    filed: dict[Variant, VariantCard] = {}
     for transform in dict.fromkeys(variant.transform for variant in variants):
         group = [variant for variant in variants if variant.transform == transform]
-        source: Source | str | None = _source(store, card, transform, options)
-        with scratch_in(folder / "variants") as scratch:
+        try:
+            with scratch_in(folder / "variants") as scratch:
+                making = _Group(store, card, transform, scratch, options, tell)
+                for variant in group:
+                    filed[variant] = making.card_of(variant, begin)
+                    done()
+        except OSError as error:  # there is no place to make them in
             for variant in group:
-                cards[variant] = found(store, card, variant, options, source) if isinstance(source, Source) else None
-                if cards[variant] is None:
+                if variant not in filed:
                     begin(variant)
-                    if source is None:
-                        source = _transformed(store, card, transform, options, tell)
-                    if isinstance(source, Source) and not any(scratch.iterdir()):
-                        _prepare(card, source, transforming.trained(store, card).keras_path, scratch, options)
-                    cards[variant] = _make(store, card, variant, source, scratch, options)
-                done()
-    return [made for made in cards.values() if made is not None]
+                    filed[variant] = cards.failed(card, variant, error, options)
+                    done()
+    return [filed[variant] for variant in variants]
+
+
+class _Group:
+    """The variants of one transform, and what they share: the model to convert, or why there is none, and a folder."""
+
+    def __init__(self, store: Store, parent: Card, transform: str, scratch: Path, options: Options, tell: Tell) -> None:
+        self.store, self.parent, self.transform, self.scratch = store, parent, transform, scratch
+        self.options, self.tell = options, tell
+        self.source: Source | str | None = _source(store, parent, transform, options)
+        self.prepared = False
+
+    def card_of(self, variant: Variant, begin: Callable[[Variant], None]) -> VariantCard:
+        """The card of one that is there, or that is made now."""
+        try:
+            source = self.source
+            there = found(self.store, self.parent, variant, self.options, source) if _is_model(source) else None
+            if there is None:
+                begin(variant)
+                there = _make(self.store, self.parent, variant, self.ready(), self.scratch, self.options)
+            return there
+        except (KilnError, OSError) as error:
+            return cards.failed(self.parent, variant, error, self.options)
+
+    def ready(self) -> Source | str:
+        """The model to convert, made and with its answers in the scratch folder; else in one line why there is none."""
+        if self.source is None or (_is_model(self.source) and not self.prepared):
+            try:
+                self.source = self._prepared(self.source)
+                self.prepared = True
+            except (KilnError, OSError) as error:
+                self.source = cards.in_words(error)
+        return self.source
+
+    def _prepared(self, source: Source | None) -> Source:
+        options = self.options
+        if source is None:
+            epochs, force = options.finetune_epochs, options.force
+            source = transforming.make(self.store, self.parent, chain(self.transform), epochs, force, self.tell)
+        trained = transforming.trained(self.store, self.parent).keras_path
+        _prepare(self.parent, source, trained, self.scratch, options)
+        return source
+
+
+def _is_model(source: Source | str | None) -> TypeGuard[Source]:
+    return isinstance(source, Source)
 
 
 def _source(store: Store, card: Card, transform: str, options: Options) -> Source | None:
@@ -121,14 +170,6 @@ def _source(store: Store, card: Card, transform: str, options: Options) -> Sourc
     if options.as_it_is and (there := transforming.present(store, card, transform)):
         return there
     return None if options.force else transforming.found(store, card, chain(transform), options.finetune_epochs)
-
-
-def _transformed(store: Store, card: Card, transform: str, options: Options, tell: Tell) -> Source | str:
-    """The transformed model, or in one line why there is none."""
-    try:
-        return transforming.make(store, card, chain(transform), options.finetune_epochs, options.force, tell)
-    except KilnError as error:
-        return str(error)
 
 
 def found(
@@ -193,7 +234,7 @@ def _make(
             shutil.rmtree(staged)
             staged.mkdir()
         made_from = None if isinstance(source, str) else source.card
-        card = _card(parent, variant, made_from, reply, staged, options, time.monotonic() - started)
+        card = cards.made(parent, variant, made_from, reply, staged, options, time.monotonic() - started)
         if reply.error and (earlier := _sound(store, variant)) and earlier.parent_sha256 == parent.weights_sha256:
             card = dataclasses.replace(card, reason=f"{card.reason}; the variant of {earlier.created} stays")
             raise _Kept
@@ -217,63 +258,3 @@ def _sound(store: Store, variant: Variant) -> VariantCard | None:
     except KilnError:
         return None
     return None if card.status == "failed" else card
-
-
-def _card(
-    parent: Card,
-    variant: Variant,
-    transform: TransformCard | None,
-    reply: Reply,
-    folder: Path,
-    options: Options,
-    seconds: float,
-) -> VariantCard:
-    form = plugin("export.formats", variant.format)
-    files = {path.name: path for path in folder.iterdir() if path.name != catalog.CARD}
-    told = dataclasses.replace(options, finetune_epochs=transform.finetune_epochs) if transform else options
-    card = VariantCard(
-        variant=variant,
-        status="failed",
-        reason=reply.error,
-        parent_sha256=parent.weights_sha256,
-        dataset=parent.dataset,
-        file=reply.file,
-        size_bytes=sum(path.stat().st_size for path in files.values()),
-        gzip_bytes=sum(catalog.gzip_bytes_of(path) for path in files.values()),
-        parity=reply.parity,
-        accuracy=reply.accuracy,
-        settings={
-            **options.settings(form, variant.precision, parent.dataset),
-            **reply.settings,
-            **(transforming.settings(transform) if transform else {}),
-            "threads": options.threads,
-        },
-        operators=reply.operators,
-        seconds=round(seconds, 2),
-        versions=catalog.versions(*form.PACKAGES),
-        commit=catalog.commit(),
-        command=f"python -m export {variant.model}{_transforms(variant)} --formats {variant.format} "
-        f"--precisions {variant.precision}{_unusual(told)} --force",
-        created=catalog.now(),
-        files={name: catalog.sha256_of(path) for name, path in files.items()},
-        flips=reply.flips,
-        weights=reply.weights,
-        macs=reply.macs,
-        validation=reply.validation,
-        validation_drop=reply.validation_drop,
-        search=reply.search,
-    )
-    return card if reply.error else judged_by(card, options.allowed_drop)
-
-
-def _transforms(variant: Variant) -> str:
-    return f" --transforms {variant.transform.replace('-', '+')}" if variant.transform else ""
-
-
-def _unusual(options: Options) -> str:
-    """The options of the command line that differ from their defaults."""
-    usual = Options()
-    told = {"threads": "--threads", "calibration_images": "--calibration-images", "seed": "--seed"}
-    told |= {"finetune_epochs": "--finetune-epochs", "allowed_drop": "--max-accuracy-drop"}
-    given = dataclasses.asdict(options)
-    return "".join(f" {flag} {given[name]}" for name, flag in told.items() if given[name] != getattr(usual, name))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import console
 
 _STAGED = re.compile(r"\.(?P<name>[a-z0-9][a-z0-9_.-]*)\.(?P<pid>\d+)\.(?P<kind>tmp|old)")
 
@@ -21,7 +24,45 @@ def scratch_in(folder: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def alone(lock: Path, what: str) -> Iterator[bool]:
+    """One process at a time does `what`; the others wait, and say for which. Yields whether this one had to wait.
+
+    The file is removed when it is done; whoever waited for a file that is gone takes the lock of the new one. A killed
+    process lets go too, and what it leaves of the file does no harm.
+    """
+    waited = False
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                console.err.print(f"waiting for process {file.read() or '?'}, which {what}", soft_wrap=True)
+                waited = True
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is(file.fileno(), lock):
+                continue
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            try:
+                yield waited
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is(handle: int, path: Path) -> bool:
+    """Whether the open file is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def sweep(folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import catalog
 from catalog import Card, KilnError, Store, plugin, read_card
 from export import process
+from export.staging import alone
 from export.transforms import MODEL, PACKAGE, Progress, Stage, TransformCard, name_of
 from export.tuning.apply import Transform
 
@@ -83,8 +84,22 @@ def make(store: Store, parent: Card, stages: list[Stage], epochs: int | None, fo
         links = stages[: number + 1]
         last = number == len(stages) - 1
         linked = None if force and last else _found(store, parent, source, links, epochs)
-        source = linked or _make(store, parent, source, links, epochs, tell)
+        source = linked or _alone(store, parent, source, links, epochs, force and last, tell)
     return source
+
+
+def _alone(
+    store: Store, parent: Card, source: Source, links: list[Stage], epochs: int | None, force: bool, tell: Tell
+) -> Source:
+    """Makes a link while no other process makes the same one, whose checkpoints it would share.
+
+    What another process made meanwhile is taken, unless it is due all the same.
+    """
+    name = name_of(links)
+    lock = store.transform_dir(parent.model, name).resolve().with_name(f".{name}.lock")
+    with alone(lock, f"makes {name} of {parent.model}") as waited:
+        there = _found(store, parent, source, links, epochs) if waited and not force else None
+        return there or _make(store, parent, source, links, epochs, tell)
 
 
 def _recipe(parent: Card, stage: Stage, epochs: int | None) -> dict[str, Any]:
@@ -135,7 +150,7 @@ def _make(store: Store, parent: Card, source: Source, links: list[Stage], epochs
             raise KilnError(f"{parent.model} cannot be made {name}: {reply.error}")
         card = _card(parent, source, links, request, reply.settings, staged, time.monotonic() - started, epochs)
         catalog.write_atomic(staged / catalog.CARD, catalog.to_json(card))
-    shutil.rmtree(checkpoints)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return Source(final / MODEL, card.weights_sha256, card)
 
 

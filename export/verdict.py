@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def budgeted(form: Any) -> tuple[str, ...]:
 def within(card: VariantCard, allowed: float | None, folder: Path) -> VariantCard | None:
     """A variant's card held against a budget, and filed so in `folder`; None where that needs another file.
 
-    Without a budget the card stays as it is: what is over an earlier one remains so.
+    Without a budget the card stays as it is: what is over an earlier one remains so. With another one, what a race
+    under the earlier tried is no longer told.
     """
     if allowed is None or card.allowed_drop == allowed:
         return card
@@ -28,7 +30,9 @@ def within(card: VariantCard, allowed: float | None, folder: Path) -> VariantCar
         plugin("export.formats", card.variant.format)
     ):
         return None
-    judged = judged_by(card, allowed)
+    judged = dataclasses.replace(
+        judged_by(card, allowed), command=asked(card.command, allowed), search=without_race(card.search)
+    )
     catalog.write_atomic(folder / catalog.CARD, catalog.to_json(judged))
     return judged
 
@@ -45,3 +49,15 @@ def judged_by(card: VariantCard, allowed: float | None) -> VariantCard:
         )
     reason = "; ".join(filter(None, reasons))
     return dataclasses.replace(card, status="below-floor" if reason else "ok", reason=reason, allowed_drop=allowed)
+
+
+def without_race(search: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A card's search log but for what took part in a race for an objective."""
+    return [step for step in search if "candidate" not in step]
+
+
+def asked(command: str, allowed: float, objective: str = "") -> str:
+    """A card's command with this budget and, where it won a race, its objective, in place of earlier ones."""
+    plain, force = re.subn(r" --force$", "", re.sub(r" --(max-accuracy-drop|objective) \S+", "", command))
+    race = f" --objective {objective}" if objective else ""
+    return f"{plain} --max-accuracy-drop {allowed}{race}{' --force' if force else ''}"

@@ -49,11 +49,13 @@ def convert(request: Conversion) -> Converted:
     from export import litert_graph
     from export.frozen import frozen_of
 
-    frozen = frozen_of(request.keras_path, request.scratch)
+    whole = request.precision != "int8"
+    frozen = frozen_of(request.keras_path, request.scratch, one_view=not whole)
     path = request.folder / f"model{SUFFIX}"
-    if request.precision == "int8":
-        path.write_bytes(litert_graph.float_logits(_integer(frozen, request.calibration)))
-        _check_integer(litert_graph.operators(path))
+    if not whole:
+        content = litert_graph.float_logits(_integer(frozen, request.calibration))
+        _check_integer(litert_graph.operators(content))
+        path.write_bytes(litert_graph.both_ways(content, frozen.classes) if frozen.mirrored else content)
     else:
         path.write_bytes(_float(frozen, request.precision))
     operators, delegated = _operators(path)

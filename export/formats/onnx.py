@@ -32,6 +32,8 @@ PROVIDERS = {
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
 
+LAYOUT = "first_kernel_layout"  # in settings: what laying the first convolution out anew adds to the file
+
 _FLOAT: dict[str, Any] = {"opset": OPSET, "ir_version": IR_VERSION}
 _INT8: dict[str, Any] = {
     **_FLOAT,
@@ -82,12 +84,15 @@ def convert(request: Conversion) -> Converted:
 
 def _quantized(request: Conversion, core: Core) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
     """The int8 or mixed model, how it was chosen, and what was tried."""
+    from export.onnx import inside as onnx_inside
     from export.onnx import search as onnx_search
     from export.onnx.int8 import Quantizer
 
-    quantizer = Quantizer(core, request.calibration)
+    quantizer = Quantizer(core, request.calibration, request.keras_path)
     found = onnx_search.chosen(request, quantizer, give=request.precision == "mixed")
-    return quantizer.model(found.choice, found.learned), found.settings, found.log
+    model, plain = (quantizer.model(found.choice, found.learned, widen=widen) for widen in (True, False))
+    added = onnx_inside.added(model, plain)
+    return model, found.settings | ({LAYOUT: added} if any(added.values()) else {}), found.log
 
 
 def inside(path: Path) -> Inside:

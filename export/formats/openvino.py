@@ -86,7 +86,7 @@ def _quantized(request: Conversion, core: Any) -> tuple[Any, dict[str, Any], lis
     from export.onnx import search as onnx_search
     from export.onnx.int8 import Quantizer
 
-    quantizer = Quantizer(core, request.calibration)
+    quantizer = Quantizer(core, request.calibration, request.keras_path)
     found = onnx_search.chosen(request, quantizer)
     return quantizer.model(found.choice, found.learned, quantized_input=True), found.settings, found.log
 
@@ -151,7 +151,14 @@ def _macs(graph: Any) -> int | None:
             "MatMul": kernel[-1 if transposed else -2 :][:1],
         }
         total += math.prod(size.get_length() for size in list(output)[1:]) * math.prod(each[kind])
-    return total
+    return total * _views(graph)
+
+
+def _views(graph: Any) -> int:
+    """Two where the model puts its images and their mirror images into one batch."""
+    joined = [op for op in graph.get_ops() if op.get_type_name() == "Concat" and op.get_attributes()["axis"] == 0]
+    feeds = [op.input_value(i).get_node().get_type_name() for op in joined for i in range(op.get_input_size())]
+    return 2 if "Parameter" in feeds else 1
 
 
 def load(path: Path, threads: int, *, spinning: bool = True) -> Predict:

@@ -7,6 +7,7 @@ calibration. What was found is kept, and not looked for again while model, image
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -26,7 +27,7 @@ BINS = 2048
 LEVELS = 256  # of an 8-bit number
 HISTOGRAM_IMAGES = 256  # the second pass needs a distribution, not its last image
 MOST_BYTES = 2**27  # of activations held at a time
-VERSION = 2  # of the rules below; a change makes what was found before void
+VERSION = 3  # of the rules below; a change makes what was found before void
 METHODS = ("minmax", "entropy", "percentile-99.99", "percentile-99.999")
 
 Ranges = dict[str, tuple[float, float]]
@@ -38,13 +39,15 @@ class Choice:
     """How a model is quantized; `floats` are the layers, by name, that are not.
 
     A kernel has a scale for each output channel, or one for all of it: with `dense_by_tensor` those of dense layers
-    alone, without `per_channel` every kernel.
+    alone, without `per_channel` every kernel. With `clusters` a convolution that was clustered has the scales by which
+    weights that were equal in training stay equal (`export/onnx/clusters.py`).
     """
 
     method: str = "minmax"
     per_channel: bool = True
     dense_by_tensor: bool = False
     floats: tuple[str, ...] = ()
+    clusters: bool = False
 
     @property
     def keeps_dense(self) -> bool:
@@ -54,10 +57,11 @@ class Choice:
     def words(self) -> dict[str, Any]:
         """For a card's log."""
         told = {"per_channel": self.per_channel, "dense_by_tensor": self.keeps_dense}
-        return {"calibration": self.method, **told}
+        return {"calibration": self.method, **told, **({"clusters_kept": True} if self.clusters else {})}
 
     def __str__(self) -> str:
         dense = "convolutions by channel, dense by tensor" if self.dense_by_tensor else "by channel"
+        dense += ", clusters kept" if self.clusters else ""
         weights = dense if self.per_channel else "by tensor"
         return f"{self.method}, {weights}" + (f", {len(self.floats)} layers float" if self.floats else "")
 
@@ -73,6 +77,7 @@ class Spread:
 
 WEIGHTS = ((True, False), (True, True), (False, False))  # by channel; convolutions alone; by tensor
 CHOICES = tuple(Choice(method, *weights) for method, weights in itertools.product(METHODS, WEIGHTS))
+CLUSTERED = tuple(Choice(method, dense_by_tensor=True, clusters=True) for method in METHODS)  # with such convolutions
 
 
 def measure(model: Any, name: str, images: NDArray[np.uint8], pixels: Batches) -> dict[str, Spread]:
@@ -192,6 +197,11 @@ class Judgement:
     top1: float | None  # percent, where there are labels
     agreement: float  # share of images of the same top class
 
+    @classmethod
+    def kept(cls, kept: Kept, name: str, judge: Callable[[], Judgement]) -> Judgement:
+        """What `judge` found, now or in an earlier run."""
+        return cls(**kept(name, lambda: asdict(judge())))
+
     def words(self) -> dict[str, Any]:
         """For a card's log."""
         top1 = None if self.top1 is None else round(self.top1, 4)
@@ -207,19 +217,24 @@ def judge(answers: NDArray[np.float32], reference: NDArray[np.float32], labels: 
     return Judgement(damage, top1, float(np.mean(top == reference.argmax(1))))
 
 
-def kept(folder: Path | None, key: dict[str, Any], find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `find` returned for this key before, from `folder`; else what it returns now, which is kept there."""
-    if folder is None:
-        return find()
-    path = folder / f"{sha256_of_json({**key, 'version': VERSION})[:24]}.json"
-    try:
-        held: dict[str, Any] = json.loads(path.read_text())["found"]
-        return held
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    found = find()
-    write_atomic(path, json.dumps({"key": key, "found": found}, indent=2) + "\n")
-    return found
+class Kept:
+    """What a search found for one key, kept in `folder` as it comes: a search that is ended goes on where it was."""
+
+    def __init__(self, folder: Path | None, key: dict[str, Any]) -> None:
+        self._path = folder and folder / f"{sha256_of_json({**key, 'version': VERSION})[:24]}.json"
+        self._key = key
+        self._found: dict[str, Any] = {}
+        if self._path is not None:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                self._found = dict(json.loads(self._path.read_text())["found"])
+
+    def __call__(self, name: str, find: Callable[[], Any]) -> Any:
+        """What `find` returned under this name before; else what it returns now, as JSON has it."""
+        if name not in self._found:
+            self._found[name] = find()
+            if self._path is not None:
+                write_atomic(self._path, json.dumps({"key": self._key, "found": self._found}, indent=2) + "\n")
+        return self._found[name]
 
 
 def digest_of(*arrays: NDArray[Any]) -> str:
@@ -229,12 +244,6 @@ def digest_of(*arrays: NDArray[Any]) -> str:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def chosen_from(found: dict[str, Any]) -> Choice:
-    """The choice in what was kept."""
-    told = found["choice"]
-    return Choice(told["method"], told["per_channel"], told["dense_by_tensor"], tuple(told["floats"]))
 
 
 def as_json(choice: Choice) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def finish(core: Core) -> Any:
     model = copy.deepcopy(core.model)
     onnx_graph.fold_flatten(model)
     head(model, core, fold=True)
-    onnx_graph.take_bytes(model, core.shape)
+    onnx_graph.take_bytes(model, core)
     return model
 
 
@@ -64,7 +64,7 @@ def half(core: Core) -> Any:
         if node.op_type == "Softmax":
             graph.node.insert(place, helper.make_node("Cast", [node.input[0]], ["logits32"], to=onnx.TensorProto.FLOAT))
             node.input[0] = "logits32"
-    onnx_graph.take_bytes(model, core.shape)
+    onnx_graph.take_bytes(model, core)
     return model
 
 

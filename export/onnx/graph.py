@@ -29,13 +29,15 @@ PRODUCTS = ("Conv", "MatMul", "Gemm")
 class Core:
     """A float network from `pixels` to `probabilities`, and how raw bytes become its pixels.
 
-    `pixels` are `images` transposed by `layout` and multiplied by `scale`; `layout` is empty for none.
+    `pixels` are `images` transposed by `layout` and multiplied by `scale`; `layout` is empty for none. Where it is
+    `mirrored`, the model's answer is the mean over the image and its mirror image.
     """
 
     model: Any
     layout: tuple[int, ...]
     scale: float
     shape: tuple[int, int, int]  # height, width, 3
+    mirrored: bool = False
 
 
 def core_of(keras_path: Path, scratch: Path | None) -> Core:
@@ -48,18 +50,19 @@ def core_of(keras_path: Path, scratch: Path | None) -> Core:
     import onnx
 
     if scratch is None:
-        return core(frozen_of(keras_path, None))
+        return core(frozen_of(keras_path, None, one_view=True))
     digest = catalog.sha256_of(keras_path)[:16]
     model, told = scratch / f"core-{digest}.onnx", scratch / f"core-{digest}.json"
     if not told.is_file():
-        made = core(frozen_of(keras_path, scratch))
+        made = core(frozen_of(keras_path, scratch, one_view=True))
         onnx.save(made.model, model)
-        about = {"layout": made.layout, "scale": made.scale, "shape": made.shape}
+        about = {"layout": made.layout, "scale": made.scale, "shape": made.shape, "mirrored": made.mirrored}
         catalog.write_atomic(told, json.dumps(about))
         return made
     about = json.loads(told.read_text())
     height, width, channels = about["shape"]
-    return Core(onnx.load(model), tuple(about["layout"]), about["scale"], (height, width, channels))
+    shape = height, width, channels
+    return Core(onnx.load(model), tuple(about["layout"]), about["scale"], shape, about["mirrored"])
 
 
 def core(frozen: Frozen) -> Core:
@@ -79,7 +82,7 @@ def core(frozen: Frozen) -> Core:
     _rename(model.graph, {name: PIXELS, frozen.output: OUTPUT})
     _declare(model.graph, PIXELS, np.float32, tuple(shape[axis - 1] for axis in layout[1:]) or shape, frozen.classes)
     finish(model)
-    return Core(model, layout, scale, shape)
+    return Core(model, layout, scale, shape, frozen.mirrored)
 
 
 def _cut_head(graph: Any) -> tuple[str, tuple[int, ...], float]:
@@ -135,14 +138,36 @@ def _declare(graph: Any, name: str, dtype: Any, shape: tuple[int, ...], classes:
     graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["batch", classes]))
 
 
-def take_bytes(model: Any, shape: tuple[int, int, int]) -> None:
-    """Declares the input to be the raw images: uint8 `[batch, height, width, 3]`."""
+def take_bytes(model: Any, core: Core) -> None:
+    """Declares the input to be the raw images: uint8 `[batch, height, width, 3]`, of which both views may be asked."""
     import onnx
 
     classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    _declare(model.graph, INPUT, np.uint8, shape, classes)
+    if core.mirrored:
+        _ask_both_ways(model.graph, classes)
+    _declare(model.graph, INPUT, np.uint8, core.shape, classes)
     finish(model)
     onnx.checker.check_model(model, full_check=True)
+
+
+def _ask_both_ways(graph: Any, classes: int) -> None:
+    """Puts the mirrored images behind the images, as one batch, and takes the mean of the two halves of the answers."""
+    from onnx import helper, numpy_helper
+
+    _rename(graph, {INPUT: "both_ways", OUTPUT: "answers"})
+    last = np.iinfo(np.int64).min
+    constants = {"mirror_start": [-1], "mirror_end": [last], "mirror_axis": [2], "mirror_step": [-1]}
+    for name, value in {**constants, "mirror_halves": [2, -1, classes]}.items():
+        graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    graph.node.insert(0, helper.make_node("Slice", [INPUT, *constants], ["mirrored"]))
+    graph.node.insert(1, helper.make_node("Concat", [INPUT, "mirrored"], ["both_ways"], axis=0))
+    graph.node.append(helper.make_node("Reshape", ["answers", "mirror_halves"], ["halves"]))
+    graph.node.append(helper.make_node("ReduceMean", ["halves"], [OUTPUT], axes=[0], keepdims=0))
+
+
+def views(graph: Any) -> int:
+    """How many views of an image the model computes: two where it averages over the mirror image."""
+    return 2 if any(node.op_type == "Concat" and INPUT in node.input for node in graph.node) else 1
 
 
 def finish(model: Any) -> None:

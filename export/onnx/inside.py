@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.formats import Inside
-from export.onnx.graph import PRODUCTS
+from export.onnx.graph import PRODUCTS, views
 
 _PASSES = ("DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Reshape", "Relu", "Clip")
 
@@ -22,6 +22,18 @@ def inside(path: Path) -> Inside:
 
     model = onnx.load(path)
     return Inside(list(_weights(model.graph)), _macs(model))
+
+
+def added(model: Any, plain: Any) -> dict[str, int]:
+    """What a model's layout adds to that of a plainer one: kernel values, zeros among them, multiply-accumulates."""
+
+    def count(of: Any) -> tuple[int, int, int]:
+        arrays = list(_weights(of.graph))
+        zeros = sum(int(array.size - np.count_nonzero(array)) for array in arrays)
+        return sum(array.size for array in arrays), zeros, _macs(of) or 0
+
+    more = (one - other for one, other in zip(count(model), count(plain), strict=True))
+    return dict(zip(("values", "zeros", "macs"), more, strict=True))
 
 
 def _weights(graph: Any) -> Iterator[NDArray[Any]]:
@@ -64,4 +76,4 @@ def _macs(model: Any) -> int | None:
         transposed = any(a.name == "transB" and a.i for a in node.attribute)
         each = math.prod(weights[1:]) if node.op_type == "Conv" else weights[-1 if transposed else -2]
         total += math.prod(output) * each
-    return int(np.int64(total))
+    return int(np.int64(total)) * views(model.graph)

@@ -1,10 +1,11 @@
 """Static int8 for ONNX: integer convolutions and dense layers from the raw pixel to the logits.
 
 Weights are symmetric int8 by output channel, those of dense layers by tensor where they were trained so or hold zeros
-or clusters, activations uint8, ranges from calibration images. The pixel needs no calibration: a byte b stands for
-b/255, so its scale is 1/255 and its zero point 0, and the byte that arrives IS the quantized value. ONNX Runtime's
-quantizer puts a QuantizeLinear there all the same; it is taken out again. The logits stay in the float that the last
-integer product is scaled to, and Softmax stays float.
+or clusters, those of clustered convolutions so that equal weights stay equal, activations uint8, ranges from
+calibration images. The pixel needs no calibration: a byte b stands for b/255, so its scale is 1/255 and its zero point
+0, and the byte that arrives IS the quantized value. ONNX Runtime's quantizer puts a QuantizeLinear there all the same;
+it is taken out again. The logits stay in the float that the last integer product is scaled to, and Softmax stays
+float.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import compression
-from export.onnx import calibration, stem
+from export import compression, graph_inside
+from export.onnx import calibration, clusters, stem
 from export.onnx import floats as onnx_float
 from export.onnx import graph as onnx_graph
 from export.onnx.calibration import Choice, Ranges
@@ -28,14 +29,27 @@ from export.onnx.graph import INPUT, PIXELS, PRODUCTS, Core
 FIRST = Choice()
 DENSE = ("QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger")
 CONVOLUTION = ("QLinearConv", "ConvInteger")
-_MOVES = ("Transpose", "Reshape", "Flatten", "MaxPool", "NhwcMaxPool")  # these move bytes about and compute nothing
+_FUSED = ("Add", "Mul", "AveragePool", "GlobalAveragePool", "MaxPool", "Relu", "Clip")  # that have integer kernels
+_MOVES = (
+    "Transpose",
+    "Reshape",
+    "Slice",
+    "Concat",
+    "Flatten",
+    "MaxPool",
+    "NhwcMaxPool",
+)  # these move bytes about and compute nothing
 
 
 class Quantizer:
-    """Makes int8 models of one core by any choice of calibration; the ranges are measured once."""
+    """Makes int8 models of one core by any choice of calibration; the ranges are measured once.
 
-    def __init__(self, core: Core, images: NDArray[np.uint8]) -> None:
-        self.core, self.images = core, images
+    `keras_path` is the model that the core was made of; without it, clusters are seen only where no BatchNorm was
+    folded into them.
+    """
+
+    def __init__(self, core: Core, images: NDArray[np.uint8], keras_path: Path | None = None) -> None:
+        self.core, self.images, self.keras_path = core, images, keras_path
         self.prepared = _prepared(core)
 
     @functools.cached_property
@@ -58,10 +72,35 @@ class Quantizer:
         found = [onnx_graph.initializer(graph, node.input[1]) for node in products]
         return {tensor.name: numpy_helper.to_array(tensor) for tensor in found if tensor is not None}
 
+    @functools.cached_property
+    def clusters(self) -> dict[str, NDArray[np.float32]]:
+        """Scales by output channel that keep the values of clustered convolutions, by tensor name."""
+        from onnx import numpy_helper
+
+        graph = self.prepared.graph
+        trained = list(graph_inside.stored(self.keras_path)) if self.keras_path else []
+        found = {}
+        for node in graph.node:
+            tensor = onnx_graph.initializer(graph, node.input[1]) if node.op_type == "Conv" else None
+            if tensor is None:
+                continue
+            if (scales := clusters.scales(numpy_helper.to_array(tensor), trained)) is not None:
+                found[tensor.name] = scales
+        return found
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """All there are for this model."""
+        return (*calibration.CHOICES, *(calibration.CLUSTERED if self.clusters else ()))
+
     @property
     def clustered(self) -> bool:
-        """Whether a dense kernel is."""
-        return any(map(compression.clustered, self.dense.values()))
+        """Whether any kernel is."""
+        return bool(self.clusters) or any(map(compression.clustered, self.dense.values()))
+
+    def keeps(self, choice: Choice) -> bool:
+        """Whether by this choice the kernels that hold few values keep them."""
+        return choice.keeps_dense and (choice.clusters or not self.clusters)
 
     @property
     def pruned(self) -> bool:
@@ -96,7 +135,7 @@ class Quantizer:
             onnx_float.head(model, self.core, fold=False)
         else:
             _feed_bytes(model, self.core, widen)
-        onnx_graph.take_bytes(model, self.core.shape)
+        onnx_graph.take_bytes(model, self.core)
         return model
 
     def _qdq(self, choice: Choice, ranges: Ranges) -> Any:
@@ -114,6 +153,9 @@ class Quantizer:
         }
         whole = {"quant_type": ort.QuantType.QInt8, "symmetric": True}
         overrides = {PIXELS: [pixel]} | ({name: [whole] for name in self.dense} if choice.dense_by_tensor else {})
+        if choice.clusters:
+            zero = {"quant_type": ort.QuantType.QInt8, "zero_point": np.array(0, np.int8), "axis": 0}
+            overrides |= {name: [zero | {"scale": scale} for scale in found] for name, found in self.clusters.items()}
         last = [node.name for node in self.prepared.graph.node if node.op_type == "Softmax"]
         quantizer = QDQQuantizer(
             save_and_reload_model_with_shape_infer(self.prepared),
@@ -199,7 +241,8 @@ def check_integer(core: Core, optimized: Any, floats: int = 0) -> None:
     """That the graph which runs computes in integers from the first byte on, `floats` layers aside.
 
     Raises:
-        ValueError: A convolution or dense layer stayed float, or the bytes meet a float step first; says which.
+        ValueError: A convolution or dense layer stayed float, the bytes meet a float step first, or an addition or a
+            pooling between integers is in float; says which.
     """
     wanted = Counter(node.op_type for node in core.model.graph.node)
     present = Counter(node.op_type for node in optimized.graph.node)
@@ -211,6 +254,15 @@ def check_integer(core: Core, optimized: Any, floats: int = 0) -> None:
             raise ValueError(f"only {got} of {asked} {kinds[0]} run in integers; the graph holds {dict(present)}")
     if not floats:
         _check_pixels(optimized.graph, INPUT, core.scale)
+        for node in optimized.graph.node:
+            if node.op_type == "DequantizeLinear":
+                _check_float_steps(optimized.graph, node.output[0])
+
+
+def _check_float_steps(graph: Any, name: str) -> None:
+    for node in onnx_graph.consumers(graph, name):
+        if node.op_type in _FUSED:
+            raise ValueError(f"{node.op_type} runs in float between integers: {node.name or node.output[0]}")
 
 
 def _check_pixels(graph: Any, name: str, scale: float) -> None:

@@ -1,15 +1,18 @@
 """Looks for the int8 model that strays least from its float parent, on images held out of training.
 
 `calibrate` tries every rule for ranges, with scales by channel, by tensor, and by tensor for dense layers alone, which
-keeps what pruning and clustering made of them. `give_back` starts from the best of these
-and, where it still loses more than the budget allows, leaves layers in float: it ranks them by the damage each does
-when it alone is quantized, and gives the worst back until the loss is within the budget. That loss is counted as the
-card will count it: on all validation images, against the network as trained. Test images are never seen.
+keeps what pruning and clustering made of them; where convolutions are clustered, also with the scales that keep these.
+`give_back` starts from the best of these and, where it still loses more than the budget allows, leaves layers in
+float: it ranks them by the damage each does when it alone is quantized, and gives the worst back until the loss is
+within the budget. That loss is counted as the card will count it: on all validation images, against the network as
+trained. Test images are never seen.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +23,7 @@ import catalog
 from catalog import KilnError
 from export.formats import Conversion
 from export.onnx import calibration, floats
-from export.onnx.calibration import CHOICES, Choice, Judgement, Ranges
+from export.onnx.calibration import Choice, Judgement, Kept, Ranges
 from export.onnx.int8 import Quantizer
 
 MOST = 4096  # validation images at most, for the choice of a calibration
@@ -109,20 +112,27 @@ def _affordable(request: Conversion, tried: Bench, log: list[dict[str, Any]], be
 
 
 def _preferred(log: list[dict[str, Any]], quantizer: Quantizer) -> Choice:
-    """The choice that did least damage; in a compressed network, of those that keep what is in its dense layers.
+    """The choice that did least damage; in a compressed network, of those that keep what is in its kernels.
 
     Scales by channel make 16 clusters into 50 to 80 different bytes. Zeros they keep, but the file grows by a seventh,
     which `WORSE` weighs against the damage.
     """
 
-    def damage(step: dict[str, Any]) -> float:
-        return float(step["damage"])
+    def damage(choice: Choice) -> float:
+        return tried[choice]
 
-    step = min(log, key=damage)
-    keeping = min((step for step in log if step["dense_by_tensor"]), key=damage, default=step)
-    if quantizer.clustered or (quantizer.pruned and damage(keeping) <= WORSE * damage(step)):
-        step = keeping
-    return next(choice for choice in CHOICES if choice.words().items() <= step.items())
+    words = {_words(choice.words()): choice for choice in quantizer.choices}
+    tried = {words[_words(step)]: float(step["damage"]) for step in log}
+    best = min(tried, key=damage)
+    keeping = min(filter(quantizer.keeps, tried), key=damage, default=best)
+    if quantizer.clustered or (quantizer.pruned and damage(keeping) <= WORSE * damage(best)):
+        return keeping
+    return best
+
+
+def _words(step: dict[str, Any]) -> tuple[Any, ...]:
+    """What in a step of a log tells one choice from another."""
+    return tuple(step.get(name, False) for name in ("calibration", "per_channel", "dense_by_tensor", "clusters_kept"))
 
 
 def learned_ranges(request: Conversion, quantizer: Quantizer) -> tuple[Ranges, Choice]:
@@ -137,7 +147,7 @@ def learned_ranges(request: Conversion, quantizer: Quantizer) -> tuple[Ranges, C
 
     told = learned.read(path)
     found = learned.by_tensor(quantizer.prepared, quantizer.pixels, request.keras_path, told)
-    return found, Choice(dense_by_tensor=told.dense_by_tensor)
+    return found, Choice(dense_by_tensor=told.dense_by_tensor, clusters=bool(quantizer.clusters))
 
 
 def bench(request: Conversion, quantizer: Quantizer, learned: Ranges) -> Bench:
@@ -150,18 +160,19 @@ def bench(request: Conversion, quantizer: Quantizer, learned: Ranges) -> Bench:
 
 
 def calibrate(request: Conversion, tried: Bench) -> tuple[Choice, list[dict[str, Any]]]:
-    """The preferred calibration, and what was tried; found once for a model and its images."""
-
-    def find() -> dict[str, Any]:
-        log = [{**choice.words(), **tried.judge(choice, MOST).words()} for choice in CHOICES]
-        return {"choice": calibration.as_json(_preferred(log, tried.quantizer)), "log": log}
-
-    found = calibration.kept(request.cache, {"search": "calibration", **_key(request, tried)}, find)
-    return calibration.chosen_from(found), list(found["log"])
+    """The preferred calibration, and what was tried; each is judged once for a model and its images."""
+    kept = Kept(request.cache, {"search": "calibration", **_key(request, tried)})
+    choices = tried.quantizer.choices
+    judged = [Judgement.kept(kept, str(choice), functools.partial(tried.judge, choice, MOST)) for choice in choices]
+    log = [{**choice.words(), **told.words()} for choice, told in zip(choices, judged, strict=True)]
+    return _preferred(log, tried.quantizer), log
 
 
 def give_back(request: Conversion, tried: Bench, start: Choice) -> tuple[Choice, list[dict[str, Any]]]:
-    """The choice with the fewest float layers that keeps the request's budget, and what was tried.
+    """The choice with few float layers that keeps the request's budget, and what was tried.
+
+    The number of layers is doubled until the budget holds, then halved in between: one layer less than what is chosen
+    was tried, and was over the budget. What was judged is kept as it comes, for whatever budget is asked for next.
 
     Raises:
         KilnError: There are no labelled validation images, or no budget.
@@ -169,37 +180,50 @@ def give_back(request: Conversion, tried: Bench, start: Choice) -> tuple[Choice,
     if tried.labels is None or request.allowed_drop is None:
         raise KilnError("layers are given back against a budget on validation images; train with validation > 0")
     budget, before = request.allowed_drop, tried.parent_top1()
+    kept = Kept(request.cache, {"search": "give back", "start": calibration.as_json(start), **_key(request, tried)})
+    ranking: list[tuple[str, float]] = []
+    seen: dict[int, Judgement] = {}
 
-    def find() -> dict[str, Any]:
-        first = tried.judge(start)
-        log = [_step(start, first, before)]
-        if _drop(first, before) <= budget:
-            return {"choice": calibration.as_json(start), "log": log}
-        ranking = rank(tried, start)
-        log += [{"layer": name, "damage_alone": round(damage, 8)} for name, damage in ranking]
-        chosen = start
-        for count in range(1, len(ranking) + 1):
-            chosen = dataclasses.replace(start, floats=tuple(name for name, _ in ranking[:count]))
-            judgement = tried.judge(chosen)
-            log.append(_step(chosen, judgement, before))
-            if _drop(judgement, before) <= budget:
-                break
-        return {"choice": calibration.as_json(chosen), "log": log}
+    def with_floats(count: int) -> Choice:
+        return dataclasses.replace(start, floats=tuple(name for name, _ in ranking[:count]))
 
-    parent = None if tried.parent is None else calibration.digest_of(tried.parent)
-    key = {"search": "give back", "budget": budget, "start": calibration.as_json(start), "parent": parent}
-    key |= _key(request, tried)
-    found = calibration.kept(request.cache, key, find)
-    return calibration.chosen_from(found), list(found["log"])
+    def holds(count: int) -> bool:
+        choice = with_floats(count)
+        seen[count] = Judgement.kept(kept, f"{count} layers float", functools.partial(tried.judge, choice))
+        return _drop(seen[count], before) <= budget
+
+    if holds(0):
+        return start, [_step(start, seen[0], before)]
+    first = _step(start, seen[0], before)
+    ranking = rank(tried, start, kept)
+    count = _fewest(len(ranking), holds)
+    order = [*(other for other in seen if other not in (0, count)), count]
+    log = [first, *({"layer": name, "damage_alone": round(damage, 8)} for name, damage in ranking)]
+    return with_floats(count), [*log, *(_step(with_floats(n), seen[n], before) for n in order)]
 
 
-def rank(tried: Bench, start: Choice) -> list[tuple[str, float]]:
+def _fewest(most: int, holds: Callable[[int], bool]) -> int:
+    """A count of 1 to `most` that holds where one less does not, `most` if none is found; 0 is known not to hold."""
+    short, enough = 0, 1
+    while not holds(enough):
+        if enough == most:
+            return most
+        short, enough = enough, min(2 * enough, most)
+    while enough - short > 1:
+        middle = (short + enough) // 2
+        short, enough = (short, middle) if holds(middle) else (middle, enough)
+    return enough
+
+
+def rank(tried: Bench, start: Choice, kept: Kept) -> list[tuple[str, float]]:
     """Layers and the damage each does when it alone is quantized, the worst first."""
     layers = tried.quantizer.layers
-    damages = {}
-    for layer in layers:
+
+    def damage(layer: str) -> float:
         alone = dataclasses.replace(start, floats=tuple(name for name in layers if name != layer))
-        damages[layer] = tried.judge(alone, RANKED).damage
+        return tried.judge(alone, RANKED).damage
+
+    damages = {layer: float(kept(f"{layer} alone", functools.partial(damage, layer))) for layer in layers}
     return sorted(damages.items(), key=lambda pair: -pair[1])
 
 
@@ -218,7 +242,8 @@ def _step(choice: Choice, judgement: Judgement, parent_top1: float) -> dict[str,
 
 
 def _key(request: Conversion, tried: Bench) -> dict[str, Any]:
-    return {
+    clusters = {"clusters": sorted(tried.quantizer.clusters)} if tried.quantizer.clusters else {}
+    return clusters | {
         "model": catalog.sha256_of(request.keras_path),
         "calibration": calibration.digest_of(request.calibration),
         "validation": calibration.digest_of(tried.images),

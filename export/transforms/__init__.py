@@ -39,12 +39,16 @@ TEACHER = "trained"  # in a recipe: the network as trained, whose hash stands in
 
 @dataclass(frozen=True)
 class Tuning:
-    """A fine-tuning as shares of the recipe that trained the model; `families` are changes for single architectures."""
+    """A fine-tuning as shares of the recipe that trained the model.
+
+    `changes` are fields of Recipe that it sets whatever the parent had, `families` such for single architectures.
+    """
 
     epochs: float = 0.1  # share of the parent's epochs
     learning_rate: float = 0.1  # share of the parent's peak
     at_least: int = 2  # epochs
     distill: float = 0.0  # share of the loss that asks for the answers of the network as trained
+    changes: dict[str, Any] = field(default_factory=dict)
     families: dict[str, dict[str, Any]] = field(default_factory=dict)  # architecture -> fields of Recipe
 
     def recipe(self, architecture: str, parent: dict[str, Any], epochs: int | None = None) -> Recipe:
@@ -79,7 +83,7 @@ class Tuning:
             teacher=TEACHER if self.distill else "",
             distill_weight=self.distill,
         )
-        tuned = dataclasses.replace(tuned, **self.families.get(architecture, {}))
+        tuned = dataclasses.replace(tuned, **{**self.changes, **self.families.get(architecture, {})})
         return dataclasses.replace(tuned, epochs=epochs) if epochs else tuned
 
 

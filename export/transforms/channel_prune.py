@@ -24,11 +24,13 @@ PACKAGES = ("keras", "tensorflow", "numpy")
 LEVELS: dict[str, dict[str, Any]] = {
     "channels50": {"macs_share": 0.5, "rounds": 3, "criterion": "taylor", "images": 1024},
     "channels25": {"macs_share": 0.25, "rounds": 5, "criterion": "taylor", "images": 1024},
+    "channels50_scale": {"macs_share": 0.5, "rounds": 3, "criterion": "scale"},
+    "channels25_scale": {"macs_share": 0.25, "rounds": 5, "criterion": "scale"},
 }
-TUNING = Tuning(epochs=0.3, learning_rate=0.5, at_least=3)
-BETWEEN = 0.5  # share of the epochs that all rounds but the last have together
-TEACHER = "parent"
+TEACHER = "parent"  # a model of that name in the store that the checkpoints are
 DISTILLED: dict[str, Any] = {"teacher": TEACHER, "distill_weight": 0.7, "temperature": 4.0, "label_smoothing": 0.0}
+TUNING = Tuning(epochs=0.3, learning_rate=0.5, at_least=3, changes=DISTILLED)
+BETWEEN = 0.5  # share of the epochs that all rounds but the last have together
 
 
 def apply(work: Work) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def apply(work: Work) -> dict[str, Any]:
         "weights": [parent.count_params(), network_now.count_params()],
         "channels": channels.widths(before, after),
         "rounds": told,
-        "distilled": DISTILLED,
+        "distilled": {name: getattr(work.recipe, name) for name in DISTILLED},
     }
 
 
@@ -85,7 +87,7 @@ def epochs_of(epochs: int, rounds: int) -> list[int]:
 def _begin(work: Work) -> None:
     """Makes room for the rounds; what was begun from other weights, data or settings is dropped."""
     file = work.checkpoints / "identity.json"
-    identity = json.dumps({**work.identity, **DISTILLED, "between": BETWEEN}, sort_keys=True)
+    identity = json.dumps({**work.identity, "between": BETWEEN}, sort_keys=True)
     if not file.is_file() or file.read_text() != identity:
         shutil.rmtree(work.checkpoints, ignore_errors=True)
         teacher = work.checkpoints / TEACHER
@@ -119,7 +121,7 @@ def _mended(keras: Any, work: Work, folder: Path, epochs: int, passed: tuple[int
 
     done = folder / "done.keras"
     if not done.is_file():
-        recipe = dataclasses.replace(work.recipe, epochs=epochs, **DISTILLED)
+        recipe = dataclasses.replace(work.recipe, epochs=epochs)
         job = Job(
             model=folder.name,
             architecture=work.architecture,

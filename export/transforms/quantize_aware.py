@@ -5,6 +5,8 @@ the range it learned for every activation, which int8 ONNX and OpenVINO take in 
 Behind pruning and clustering, zeros stay zeros and the distinct values few (the tool's prune- and cluster-preserving
 schemes, per layer).
 
+Kernels are rounded by output channel, depthwise ones too, and by tensor in dense layers: as they are exported.
+
 The pixels are not rounded in training, because in an int8 graph the byte is the quantized value. The ranges begin where
 the float network's activations lie on training images: the tool's own start at -6 and 6 would take thousands of steps
 of a moving average to get there. The epoch that does best on the validation split is kept, be it none: where rounding
@@ -13,6 +15,7 @@ costs little to begin with, a fine-tuning may cost more.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,7 @@ PACKAGES = ("tensorflow-model-optimization", "tf-keras", "keras", "tensorflow", 
 LEVELS: dict[str, dict[str, Any]] = {"quantize_aware": {"bits": 8}}
 TUNING = Tuning(epochs=0.05, learning_rate=0.05, at_least=2, distill=0.7)
 CALIBRATION_BATCHES = 8
+DEPTHWISE = "DepthwiseConv2D"
 UNTOUCHED = ("InputLayer", "Rescaling")
 
 
@@ -71,7 +75,7 @@ def apply(work: Work) -> dict[str, Any]:
 
 
 def _has_kernel(layer: Any) -> bool:
-    return type(layer).__name__ in ("Conv2D", "DepthwiseConv2D", "Dense")
+    return type(layer).__name__ in ("Conv2D", DEPTHWISE, "Dense")
 
 
 def _plan(model: Any, weights: dict[str, list[NDArray[Any]]]) -> dict[str, str]:
@@ -114,11 +118,23 @@ def _quantized(tf_keras: Any, network: Any, plan: dict[str, str]) -> Any:
                 return clusters.Default8bitClusterPreserveQuantizeRegistry(sparse).get_quantize_config(layer)
             if kind == "zeros":
                 return zeros.Default8bitPrunePreserveQuantizeRegistry().get_quantize_config(layer)
-            return super().get_quantize_config(layer)
+            config = super().get_quantize_config(layer)
+            if type(layer).__name__ == DEPTHWISE:
+                config = default.Default8BitQuantizeConfig(config.weight_attrs, config.activation_attrs, False)
+                config.weight_quantizer = _by_filter(tf_keras)
+            return config
 
     class Scheme(scheme.Default8BitQuantizeScheme):  # type: ignore[misc]
         def get_quantize_registry(self) -> Any:
             return PerLayer()
+
+    def centroids_of(layer: Any, kernel: Any, data_format: Any) -> tuple[Any, Any, Any, bool]:
+        found, places = clusters.get_unique(kernel)
+        return found, len(found), places, False
+
+    # The tool takes a convolution in which every channel holds all centroids for one that was clustered by channel,
+    # and lets those of each channel go their own way: 16 values become 16 a channel.
+    clusters.get_centroids = centroids_of
 
     def annotate(layer: Any) -> Any:
         return layer if type(layer).__name__ in UNTOUCHED else quantize.quantize_annotate_layer(layer)
@@ -130,6 +146,35 @@ def _quantized(tf_keras: Any, network: Any, plan: dict[str, str]) -> Any:
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise KilnError(f"{network.name} cannot be trained quantization-aware: {first}") from error
+
+
+def _by_filter(tf_keras: Any) -> Any:
+    """A quantizer of depthwise kernels that has a range for every filter, as integer runtimes have.
+
+    The tool's own takes the last axis for the channels, which in a depthwise kernel is the multiplier: one range for
+    all filters, whose magnitudes BatchNorm lets differ by orders.
+    """
+    import tensorflow as tf
+    from tensorflow_model_optimization.python.core.quantization.keras import quantizers
+
+    class ByFilter(quantizers.LastValueQuantizer):  # type: ignore[misc]  # untyped
+        def __init__(self) -> None:
+            super().__init__(num_bits=8, per_axis=True, symmetric=True, narrow_range=True)
+
+        def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+            def limit(end: str, value: float) -> Any:
+                start = tf_keras.initializers.Constant(value)
+                shape = (tensor_shape[-2] * tensor_shape[-1],)
+                return layer.add_weight(f"{name}_{end}", shape=shape, initializer=start, trainable=False)
+
+            return {"min_var": limit("min", -6.0), "max_var": limit("max", 6.0)}
+
+        def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+            tall, wide, channels, multiplier = inputs.shape
+            flat = tf.reshape(inputs, (tall * wide, channels * multiplier))
+            return tf.reshape(super().__call__(flat, training, weights, **kwargs), inputs.shape)
+
+    return ByFilter()
 
 
 def _activations(model: Any) -> dict[str, tuple[Any, Any]]:
@@ -166,7 +211,9 @@ def _begin_scales(model: Any) -> None:
     for wrapper in model.layers:
         for kernel, _, kept in getattr(wrapper, "_weight_vars", []):
             size = np.abs(kernel.numpy())
-            largest = size.reshape(-1, size.shape[-1]).max(axis=0) if kept["max_var"].shape.rank else size.max()
+            largest = (
+                size.reshape(-1, kept["max_var"].shape[0]).max(axis=0) if kept["max_var"].shape.rank else size.max()
+            )
             kept["min_var"].assign(-largest)
             kept["max_var"].assign(largest)
 
@@ -198,8 +245,9 @@ def _clustered(wrapper: Any) -> NDArray[Any]:
 
 
 def _limits(layer: Any, kernel: NDArray[Any]) -> list[float]:
-    """The largest magnitude the tool's weight quantizer sees: by output channel, or one for a dense layer."""
+    """The largest magnitude the weight quantizer sees: by output channel, or one for a dense layer."""
     size = np.abs(kernel)
     if type(layer).__name__ == "Dense":
         return [float(size.max())]
-    return [float(value) for value in size.reshape(-1, size.shape[-1]).max(axis=0)]
+    channels = math.prod(size.shape[-2:]) if type(layer).__name__ == DEPTHWISE else size.shape[-1]
+    return [float(value) for value in size.reshape(-1, channels).max(axis=0)]

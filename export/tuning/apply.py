@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,9 +69,27 @@ class Stop:
 def transform(request: Transform, stop: Stop) -> dict[str, Any]:
     """What the plug-in says it did, the written model's hash and its top-1 in percent on the validation split.
 
+    The checkpoints are this process's alone: one whose export was killed goes on for a moment, to save itself.
+
     Raises:
         KilnError: The data set is not the model's, or whatever the transform finds wrong.
     """
+    with _holding(Path(request.checkpoints).parent):
+        return _transform(request, stop)
+
+
+@contextmanager
+def _holding(folder: Path) -> Iterator[None]:
+    """Locks a folder, once no other process has it locked."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _transform(request: Transform, stop: Stop) -> dict[str, Any]:
     from training import data
 
     loaded = data.load(request.dataset, root=request.root or None, validation=request.validation)

@@ -23,6 +23,7 @@ from export.tuning import steps as steps
 from training import optimize
 from training.augment import augment
 from training.checkpoint import Checkpoints, State
+from training.epochs import class_weights
 from training.watcher import watcher
 
 STEPS_A_CALL = 8  # compiled into one call on small networks; also how long a stop may wait
@@ -171,25 +172,34 @@ class _Run:
         if now > max(before, default=-1.0):
             self.best = _arrays(self.weights())
 
-    def draw(self, epoch: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """One epoch's images and labels, a teacher's behind them, shuffled and augmented by (seed, epoch)."""
+    def draw(self, epoch: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]:
+        """One epoch's images, labels, a teacher's behind them, and weights where classes weigh, by (seed, epoch)."""
         data, classes = self.work.dataset, len(self.work.dataset.classes)
         rng = np.random.default_rng([self.work.seed, epoch])
         order = rng.permutation(len(data.x_train))
-        x, y = augment(self.recipe, data.x_train[order], np.eye(classes, dtype=np.float32)[data.y_train[order]], rng)
+        labels = data.y_train[order]
+        weight = class_weights(data)[labels] if self.recipe.class_weights else None
+        x, y = augment(self.recipe, data.x_train[order], np.eye(classes, dtype=np.float32)[labels], rng)
         if self.teacher is not None:
             y = np.concatenate(
                 [y, steps.softened(self.teacher, x, self.recipe.temperature)], axis=1
             )  # [N, 2 * classes]
-        return x, y
+        return x, y, weight
 
-    def epoch(self, x: NDArray[np.uint8], y: NDArray[np.float32], callbacks: list[Any]) -> None:
+    def epoch(
+        self,
+        x: NDArray[np.uint8],
+        y: NDArray[np.float32],
+        weight: NDArray[np.float32] | None,
+        callbacks: list[Any],
+    ) -> None:
         """Trains what is left of the current epoch, measures it and opens the next."""
         done = self.state.step * self.recipe.batch_size
         if done < len(x):
             self.model.fit(
                 x[done:],
                 y[done:],
+                sample_weight=None if weight is None else weight[done:],
                 batch_size=self.recipe.batch_size,
                 epochs=1,
                 shuffle=False,

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 import catalog
+import console
 from catalog import CARD, KilnError, Store, Variant, VariantCard
-from export import budget, pipeline, process
+from export import __main__ as command
+from export import budget, pages, pipeline, process
 from export.timing import Measure, measure
+from export.verdict import within
 from export.worker import Reply
 from tests.export.conftest import Run
 
@@ -144,6 +147,49 @@ def test_a_race_takes_a_transform_as_it_is(copied: Store, monkeypatch: pytest.Mo
     options = pipeline.Options(allowed_drop=0.3, force=True)
     budget.find(copied, [FAST], options, "size", lambda _: None, lambda: None)
     assert asked == [([FAST], False, True), ([dataclasses.replace(pruned, precision="mixed")], True, False)]
+
+
+def test_a_card_that_cannot_be_read_takes_no_part_and_stops_nothing(copied: Store, timed: list[Measure]) -> None:
+    litert, pruned = Variant("tiny", "litert", "fp32"), dataclasses.replace(INT8, transform="prune80")
+    (copied.variant_dir(litert) / CARD).write_text("{ cut off")
+    shutil.copytree(copied.variant_dir(INT8), copied.variant_dir(pruned))
+    file(copied, dataclasses.replace(card_of(copied, INT8), variant=pruned))
+    catalog.write_atomic(copied.transform_dir("tiny", "prune80") / CARD, "{ cut off")
+    raced = race(copied, "latency")
+    assert raced.winner.variant == FAST and set(raced.aside) == {"litert-fp32", "prune80-onnx-int8"}
+    assert "litert-fp32/card.json cannot be read as a card" in raced.aside["litert-fp32"]
+    assert not {litert, pruned} & {entry.card.variant for entry in raced.entries}
+    with console.out.capture() as shown:
+        console.out.print(pages.race(raced))
+    assert "litert-fp32 took no part: " in shown.get()
+    with console.out.capture() as shown:  # nor does it stop the page of another
+        command.inspect("tiny/onnx-int8", copied.root)
+    assert "tiny/onnx-int8" in shown.get()
+    with pytest.raises(KilnError, match="cannot be read as a card"):
+        command.inspect("tiny/litert-fp32", copied.root)
+    with pytest.raises(KilnError, match="cannot be read as a card"):
+        copied.variants("tiny")
+
+
+def test_what_could_not_even_get_a_card_is_left_out_with_its_reason(
+    copied: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = dataclasses.replace(card_of(copied, INT8), variant=MIXED, status="failed", reason="No space left")
+    monkeypatch.setattr(pipeline, "export", lambda *_: [failed])
+    verdicts = {entry.card.variant: entry.verdict for entry in race(copied, "size").entries}
+    assert verdicts[MIXED] == "failed: No space left"
+
+
+def test_the_command_in_the_card_makes_what_is_in_the_card(copied: Store, timed: list[Measure]) -> None:
+    before = card_of(copied, FAST).command
+    assert before == "python -m export tiny --formats openvino --precisions int8 --force"
+    made = before.removesuffix(" --force")
+    won = race(copied, "throughput").winner
+    assert won.command == f"{made} --max-accuracy-drop 0.3 --objective throughput --force"
+    assert race(copied, "latency", 5.0).winner.command == f"{made} --max-accuracy-drop 5.0 --objective latency --force"
+    held = within(card_of(copied, FAST), 0.05, copied.variant_dir(FAST))
+    assert held and held.command == f"{made} --max-accuracy-drop 0.05 --force" and held.status == "below-floor"
+    assert held.search and not any("candidate" in step for step in held.search) and held == card_of(copied, FAST)
 
 
 def test_size_needs_no_stopwatch(copied: Store, timed: list[Measure]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,11 +13,13 @@ from onnx import numpy_helper
 from catalog import KilnError, WeightCount
 from export import proof
 from export.formats import Conversion, Inside
-from export.onnx import calibration, floats, graph, int8, search
+from export.onnx import calibration, clusters, floats, graph, int8, search
 from export.onnx import inside as onnx_inside
 from export.onnx.calibration import BINS, CHOICES, Choice, Spread
 from export.onnx.graph import PIXELS, Core
+from tests.export import residual
 from tests.export.test_onnx import IMAGES, small_core
+from training import network as networks
 
 RNG = np.random.default_rng(1)
 
@@ -124,6 +126,76 @@ def test_only_the_worst_layer_is_given_back(request_: Conversion) -> None:
     assert next(step["layer"] for step in log if "layer" in step) == Brittle.bad
     generous = Conversion(**{**vars(request_), "allowed_drop": 60.0})
     assert search.give_back(generous, tried, Choice())[0].floats == ()
+
+
+class Counted(search.Bench):
+    """A bench of which each layer in float saves a point, and which is asked for `left` judgements at most."""
+
+    left = 1000
+    asked: ClassVar[list[int]] = []
+
+    def judge(self, choice: Choice, count: int | None = None) -> calibration.Judgement:
+        if not self.left:
+            raise TimeoutError
+        self.left -= 1
+        self.asked.append(len(choice.floats))
+        layers = len(self.quantizer.layers)
+        return calibration.Judgement(layers - len(choice.floats), self.parent_top1() - layers + len(choice.floats), 1.0)
+
+
+@pytest.fixture
+def wide(request_: Conversion) -> tuple[Conversion, Counted]:
+    """A network of as many layers as MobileNetV2 has, by name, and a budget that asks for 21 of them in float."""
+
+    class Many(int8.Quantizer):
+        layers = [f"layer{number:02}" for number in range(54)]  # noqa: RUF012
+
+    quantizer = Many(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
+    tried = Counted(quantizer, IMAGES[:48], np.asarray(request_.validation_labels), 1)
+    Counted.asked.clear()
+    return dataclasses.replace(request_, allowed_drop=33.0), tried
+
+
+def test_few_numbers_of_layers_are_tried(wide: tuple[Conversion, Counted]) -> None:
+    request, tried = wide
+    choice, log = search.give_back(request, tried, Choice())
+    assert len(choice.floats) == 21
+    assert [count for count in tried.asked if count != 53] == [0, 1, 2, 4, 8, 16, 32, 24, 20, 22, 21]
+    assert tried.asked.count(53) == 54
+    numbers = [len(step["float_layers"]) for step in log if "float_layers" in step]
+    assert numbers == [0, 1, 2, 4, 8, 16, 32, 24, 20, 22, 21] and log[-1]["validation_drop"] == 33
+    before = len(tried.asked)
+    for allowed, fewest in ((33.0, 21), (33.4, 21), (34.0, 20), (100.0, 0), (-1.0, 54)):
+        again, _ = search.give_back(dataclasses.replace(request, allowed_drop=allowed), tried, Choice())
+        assert len(again.floats) == fewest
+    assert tried.asked[before:] == [18, 19, 54]  # all else is known from the first time
+
+
+def test_a_search_that_is_ended_goes_on_where_it_was(wide: tuple[Conversion, Counted]) -> None:
+    request, tried = wide
+    runs = 0
+    while runs < 100:
+        runs, tried.left = runs + 1, 10
+        try:
+            choice, log = search.give_back(request, tried, Choice())
+            break
+        except TimeoutError:
+            continue
+    assert len(choice.floats) == 21 and runs == 7 and len(tried.asked) == 54 + 11
+    assert (choice, log) == search.give_back(
+        dataclasses.replace(request, cache=None), Counted(**vars_of(tried)), Choice()
+    )
+    for choices in (9, 3):
+        tried.left = choices
+        if choices == 9:
+            with pytest.raises(TimeoutError):
+                search.calibrate(request, tried)
+        else:
+            assert len(search.calibrate(request, tried)[1]) == 12
+
+
+def vars_of(tried: search.Bench) -> dict[str, Any]:
+    return {"quantizer": tried.quantizer, "images": tried.images, "labels": tried.labels, "threads": tried.threads}
 
 
 def test_a_calibration_that_keeps_the_budget_spares_every_layer(request_: Conversion) -> None:
@@ -251,3 +323,55 @@ def test_learned_ranges_go_before_measured_ones() -> None:
     model = quantizer.model(learned={"r": (0.0, 25.5)}, widen=False)
     scales = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name.startswith("r_")}
     assert scales["r_scale"] == np.float32(0.1) and scales["r_zero_point"] == 0
+
+
+@pytest.fixture(scope="module")
+def clustered_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Keras model whose convolutions hold 16 values each, one with a BatchNorm behind it, one without."""
+    import keras
+
+    path = tmp_path_factory.mktemp("clustered") / "model.keras"
+    network = residual.logits()
+    for name in ("first", "last"):
+        layer, rng = network.get_layer(name), np.random.default_rng(2)
+        centroids = rng.normal(0, 0.3, 16)
+        centroids[0] = 0
+        sizes = rng.geometric(0.3, layer.kernel.shape) - 1  # most channels lack the largest ones
+        layer.set_weights([centroids[np.argsort(np.abs(centroids))][np.minimum(sizes, 15)]])
+    norm = network.get_layer("first_bn")
+    norm.set_weights([np.ones(8), np.zeros(8), np.zeros(8), np.full(8, 1 - norm.epsilon)])  # as if there were none
+    networks.with_probabilities(keras, network).save(path)
+    return path
+
+
+def test_clustered_convolutions_keep_their_values(clustered_path: Path, request_: Conversion, tmp_path: Path) -> None:
+    """Also behind BatchNorm, which is folded into them: it multiplies every channel by a number of its own."""
+    core = graph.core_of(clustered_path, None)
+    quantizer = int8.Quantizer(core, IMAGES, clustered_path)
+    assert len(quantizer.clusters) == 2 and len(int8.Quantizer(core, IMAGES).clusters) == 1
+    found = search.chosen(dataclasses.replace(request_, keras_path=clustered_path), quantizer)
+    assert found.choice.clusters and found.settings["clusters_kept"] and len(found.log) == 16
+
+    def values(choice: Choice) -> list[int]:
+        path = tmp_path / "model.onnx"
+        path.write_bytes(quantizer.model(choice).SerializeToString())
+        int8.check_integer(core, graph.optimized(path))
+        first, _, _, last, _ = onnx_inside.inside(path).weights
+        return [len(np.unique(first)), len(np.unique(last))]
+
+    assert max(values(found.choice)) <= 16 < min(values(Choice(dense_by_tensor=True)))
+    reference = search.run(floats.finish(core), IMAGES, 1)
+    assert calibration.judge(search.run(quantizer.model(found.choice), IMAGES, 1), reference, None).damage < 0.01
+
+
+def test_only_a_kernel_that_was_clustered_counts_as_one() -> None:
+    rng = np.random.default_rng(3)
+    few = rng.normal(0, 1, 16)[rng.integers(0, 16, (3, 3, 8, 16))]
+    factors = np.append(rng.uniform(0.1, 3, 15), 0.0)
+    folded = (few * factors).transpose(3, 2, 0, 1).astype(np.float32)
+    other = rng.normal(0, 1, few.shape)
+    found = clusters.scales(folded, [other, few[:, :, :4], few[::-1], few])
+    assert found is not None
+    np.testing.assert_allclose(np.where(factors == 0, 1, factors) * np.abs(few).max() / 127, found, rtol=1e-5)
+    assert clusters.scales(folded, [other, few[::-1]]) is None  # folded, and of another kernel
+    assert clusters.scales(other.transpose(3, 2, 0, 1), [other, few]) is None

@@ -16,7 +16,7 @@ import pytest
 
 import catalog
 from catalog import KilnError, Store
-from export import transforms
+from export import transforming, transforms
 from export.transforms import Progress, Stopped, Work, channel_prune
 from export.tuning import twin
 from training import data, network
@@ -186,8 +186,25 @@ def test_epochs_of_rounds(epochs: int, rounds: int):
 
 def test_the_levels_of_the_transform():
     stages = {stage.level: stage for stage in transforms.levels().values() if stage.file == "channel_prune"}
-    assert {level: stage.parameters["macs_share"] for level, stage in stages.items()} == {
-        "channels50": 0.5,
-        "channels25": 0.25,
+    assert {
+        level: (stage.parameters["macs_share"], stage.parameters["criterion"]) for level, stage in stages.items()
+    } == {
+        "channels50": (0.5, "taylor"),
+        "channels25": (0.25, "taylor"),
+        "channels50_scale": (0.5, "scale"),
+        "channels25_scale": (0.25, "scale"),
     }
     assert catalog.plugin("export.transforms", "channel_prune").ORDER == 0
+
+
+def test_what_it_is_distilled_by_stands_in_its_recipe_and_a_change_makes_it_due(
+    trained: Store, monkeypatch: pytest.MonkeyPatch, uninterrupted: Done
+) -> None:
+    (stage,), parent = transforms.chain("channels50"), trained.card("tiny")
+    smooth = dataclasses.replace(parent, recipe={**parent.recipe, "label_smoothing": 0.1})
+    recipe = transforming._recipe(smooth, stage, None)
+    assert recipe.items() >= channel_prune.DISTILLED.items() and recipe["teacher"] == "parent"
+    assert uninterrupted.told["distilled"] == channel_prune.DISTILLED
+    tuning = dataclasses.replace(channel_prune.TUNING, changes={**channel_prune.DISTILLED, "temperature": 2.0})
+    monkeypatch.setattr(channel_prune, "TUNING", tuning)
+    assert transforming._recipe(smooth, stage, None) == {**recipe, "temperature": 2.0}

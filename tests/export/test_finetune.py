@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catalog import Recipe
+from catalog import KilnError, Recipe
 from export.transforms import Progress, Stopped, Work
 from export.tuning import finetune
-from training import data
+from training import data, epochs
 from training.loop import keras_namespace
 
 
@@ -74,3 +74,66 @@ def test_a_stopped_run_remembers_its_best(digits: Any, tmp_path: Path) -> None:
     model, again = tuned(work)
     assert (again.history, again.kept) == (told.history, told.kept)
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), expected.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("distilled", [False, True], ids=["from labels", "from a teacher too"])
+def test_classes_weigh_as_in_training(digits: Any, tmp_path: Path, distilled: bool) -> None:
+    rare = np.flatnonzero((digits.y_train != 0) | (np.arange(256) < 64))  # of one class, few are left
+    few = dataclasses.replace(digits, x_train=digits.x_train[rare], y_train=digits.y_train[rare])
+    plain = work_of(few, tmp_path, 1e-2)
+    plain = dataclasses.replace(
+        plain, recipe=dataclasses.replace(plain.recipe, epochs=1, teacher="trained" if distilled else "")
+    )
+    weighed = dataclasses.replace(
+        plain,
+        checkpoints=tmp_path / "weighed",
+        recipe=dataclasses.replace(plain.recipe, class_weights=True),
+    )
+    keras, fitted = keras_namespace(), list[Any]()
+
+    def run(work: Work) -> list[np.ndarray]:
+        model = network(keras)
+        fit = model.fit
+        model.fit = lambda *arrays, **named: fitted.append(named["sample_weight"]) or fit(*arrays, **named)  # type: ignore[func-returns-value]
+        finetune.tune(keras, model, work, teacher=network(keras))
+        return list(model.get_weights())
+
+    one, other = run(plain), run(weighed)
+    assert fitted[0] is None
+    np.testing.assert_array_equal(fitted[1], epochs.draw(weighed.recipe, few, few_seed := 0, 0)[2])
+    assert few_seed == weighed.seed and fitted[1].max() > 1.5
+    assert not all(np.allclose(a, b, atol=1e-6) for a, b in zip(one, other, strict=True))
+
+
+def test_a_loss_that_is_nan_ends_the_run_and_the_last_good_checkpoint_stays(digits: Any, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    work = dataclasses.replace(work_of(digits, tmp_path, 1e-2), progress=seen.append)
+    with pytest.raises(Stopped):
+        tuned(dataclasses.replace(work, stop=lambda: seen[-1].done >= 12), keep_best=False)
+    (before,) = work.checkpoints.iterdir()
+    keras, saved = keras_namespace(), before.stat().st_mtime_ns
+    model = network(keras)
+    fit = model.fit
+
+    def ruin(*arrays: Any, **named: Any) -> Any:
+        model.layers[-1].bias.assign(np.full(10, np.nan, np.float32))
+        return fit(*arrays, **named)
+
+    model.fit = ruin
+    with pytest.raises(KilnError, match="level: the loss is NaN or infinite in epoch 3 of fine-tuning"):
+        finetune.tune(keras, model, work)
+    assert [path.stat().st_mtime_ns for path in work.checkpoints.iterdir()] == [saved]
+    _, told = tuned(work, keep_best=False)  # and it goes on from there
+    assert [row["epoch"] for row in told.history] == [1, 2, 3, 4]
+
+
+def test_a_weight_or_an_answer_that_is_nan_is_an_error(digits: Any, tmp_path: Path) -> None:
+    keras, work = keras_namespace(), work_of(digits, tmp_path, 1e-2)
+    model = network(keras)
+    model.layers[-1].bias.assign(np.full(10, np.inf, np.float32))
+    with pytest.raises(KilnError, match="an output of the fine-tuned network is NaN or infinite"):
+        finetune.validation_top1(model, digits)
+    run = finetune._Run(keras, model, work, work.recipe, "", None, False, 60.0)
+    with pytest.raises(KilnError, match="a weight is NaN or infinite in epoch 1"):
+        run.save()
+    assert not any(work.checkpoints.glob("e*"))

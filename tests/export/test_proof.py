@@ -144,6 +144,20 @@ def test_the_page_tells_all_of_it(store: Store) -> None:
         assert name in text
 
 
+def test_padding_of_the_first_kernel_is_no_sparsity(store: Store) -> None:
+    """Its layout in the file holds zeros that the network has not, and is multiplied by them."""
+    card = card_of(store, Variant("tiny", "onnx", "int8"))
+    added, count = card.settings["first_kernel_layout"], card.weights
+    assert count and card.macs and (count.values - added["values"], card.macs - added["macs"]) == (KERNELS, MACS)
+    plain = card_of(store, Variant("tiny", "openvino", "int8")).weights  # the same kernels, not laid out
+    assert plain and count.zeros - added["zeros"] == plain.zeros and count.sparsity > plain.sparsity
+    text = shown(card)
+    assert f"{added['values']:,} of them only lay out the first kernel" in text
+    assert f"{100 * plain.sparsity:.2f}% of the others are zero" in text
+    assert f"{added['macs']:,} of them by the layout of the first kernel" in text
+    assert "lay out" not in shown(card_of(store, Variant("tiny", "openvino", "int8")))
+
+
 def test_over_budget_is_said_in_words(store: Store) -> None:
     card = card_of(store, Variant("tiny", "onnx", "int8"))
     images = card.dataset.validation_images
