@@ -150,7 +150,7 @@ def method(results: Results) -> list[str]:
             f"{1e3 * SETTLE:.0f} ms left out{_interval(results)}."
         )
     if fewer := sorted(name for name, detail in results.details.items() if 0 < len(detail.passes) < s.passes):
-        said.append(f"Slow to load and therefore measured in {s.slow_passes} passes only: {', '.join(fewer)}.")
+        said.append(f"Slow to load and therefore measured in fewer passes ({s.slow_passes}): {', '.join(fewer)}.")
     if reused := sum(detail.reused for detail in details):
         said.append(
             f"{reused} of {len(details)} variants' answers reused, of their export or an earlier run: the same file, "
