@@ -68,10 +68,10 @@ RECIPES = {
         stem="half",
         mixed_precision=True,
         validation=0.04,
-        expects=80.0,
+        expects=82.2,
         where="cifar10",
-        minutes=60,
-        source="goal",
+        minutes=97,
+        source="measured, seed 0: 82.23 in bfloat16 on one busy core of an AMD EPYC; the card is in results/training",
     ),
     "reference": Recipe(
         optimizer="sgd",

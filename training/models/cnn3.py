@@ -48,10 +48,10 @@ RECIPES = {
         average=0.998,
         mixed_precision=True,
         validation=0.04,
-        expects=77.0,
+        expects=77.5,
         where="cifar10",
-        minutes=40,
-        source="goal",
+        minutes=57,
+        source="measured, seed 0: 77.49 in bfloat16 on one busy core of an AMD EPYC; the card is in results/training",
     ),
     "reference": Recipe(
         optimizer="adamw",
