@@ -49,8 +49,8 @@ RECIPES = {
         validation=0.04,
         expects=83.3,
         where="cifar10",
-        minutes=71,
-        source="goal; in float32 it reached 83.31, whose card is in zoo/simcnn",
+        minutes=41,
+        source="measured, seed 0: 83.26 in bfloat16 on one busy core of an AMD EPYC; the card is in results/training",
     ),
     "reference": Recipe(
         optimizer="adamw",
