@@ -56,7 +56,7 @@ def complete(job: Job, trained: Trained, command: str) -> Card:
         train_seconds=round(trained.seconds, 1),
         device=device(keras),
         versions={"python": platform.python_version(), **catalog.versions("keras", keras.backend.backend(), "numpy")},
-        commit=catalog.commit(),
+        commit=trained.commit,
         command=command,
         created=catalog.now(),
         files={name: sha256_of(job.folder / name) for name in (MODEL_FILE, HISTORY)},

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import rich.progress
 
+import catalog
 import console
 from catalog import KilnError, write_atomic
 from training import batchnorm, devices, distill, epochs, kernels, network, optimize
@@ -82,6 +83,7 @@ class Trained:
     model: Any
     history: list[dict[str, float]]
     seconds: float
+    commit: str  # of the code that trained: that of a later one would not reproduce it
 
 
 def train(job: Job, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Trained:
@@ -95,6 +97,7 @@ def train(job: Job, on_epoch: Callable[[dict[str, float]], None] | None = None) 
         KilnError: There is an unfinished run with another recipe.
         OSError: The job's folder cannot be written.
     """
+    commit = catalog.commit()
     job.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=job.folder):
         pass  # it can be written: better asked now than at the first checkpoint
@@ -104,7 +107,7 @@ def train(job: Job, on_epoch: Callable[[dict[str, float]], None] | None = None) 
         with _stopping(run), run.bar:
             run.epochs(on_epoch)
         run.finish()
-    return Trained(run.keras, run.model, run.state.history, run.state.seconds)
+    return Trained(run.keras, run.model, run.state.history, run.state.seconds, commit)
 
 
 def prepare(job: Job, count: int = 1) -> _Run:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+import catalog
 from catalog import KilnError, Recipe, Store
 from tests.export import train_tiny
 from tests.training.networks import any_size, stand_in
@@ -188,3 +189,12 @@ def test_a_backend_that_trains_nothing_is_refused(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     with pytest.raises(KilnError, match="KERAS_BACKEND=torch is none of tensorflow, jax"):
         loop.keras_namespace()
+
+
+def test_the_commit_in_a_card_is_that_of_the_code_that_trained(few, tmp_path, monkeypatch):
+    stand_in(monkeypatch)
+    monkeypatch.setattr(catalog, "commit", lambda: "before")
+    asked = job(few, Store(tmp_path), epochs=1)
+    trained = loop.train(asked)
+    monkeypatch.setattr(catalog, "commit", lambda: "after")  # somebody committed while it trained
+    assert complete(asked, trained, "python -m training any_size").commit == "before"
