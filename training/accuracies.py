@@ -26,12 +26,16 @@ at before the end of a run. `expects` is what the recipe itself says; the cards 
 """
 
 
-def keep(store: Store, folder: Path = KEPT) -> list[Path]:
-    """Copies the cards of a store's models that a recipe of `training/models/` made, those of `seeds` too."""
+def keep(store: Store, folder: Path = KEPT, zoo: Path = ZOO) -> list[Path]:
+    """Copies the cards of a store's models that a recipe of `training/models/` made, those of `seeds` too.
+
+    A seed whose model the zoo has, trained on another machine perhaps, is told of that one: it is what is served.
+    """
+    served = {(_key(card), card.seed) for card in _cards(zoo.glob(f"*/{CARD}"))}
     found = [one.card(name) for one in (store, Store(store.root / FOLDER)) for name in one.models()]
     kept: dict[Path, Card] = {}
     for card in sorted(found, key=lambda card: card.created):  # of one seed trained twice, the newer
-        if card.dataset.name == DATASET and current(card):
+        if card.dataset.name == DATASET and current(card) and (_key(card), card.seed) not in served:
             teacher = f"-from-{card.recipe['teacher']}" if card.recipe.get("teacher") else ""
             kept[folder / f"{card.architecture}-{card.recipe_name}{teacher}-seed{card.seed}.json"] = card
     for path, card in kept.items():
@@ -54,14 +58,19 @@ def recipe_of(card: Card) -> Recipe | None:
 
 
 def read(folder: Path = KEPT, zoo: Path = ZOO) -> list[Card]:
-    """The cards that are kept; of the same recipe, teacher and seed in both places, the newer.
+    """The cards that are kept; of the same recipe, teacher and seed in both places, the zoo's.
 
     Raises:
         KilnError: A card cannot be read.
     """
-    cards = [catalog.read_card(Card, path) for path in [*folder.glob("*.json"), *zoo.glob(f"*/{CARD}")]]
-    found = {(_key(card), card.seed): card for card in sorted(cards, key=lambda card: card.created)}
+    cards = [*_cards(folder.glob("*.json")), *_cards(zoo.glob(f"*/{CARD}"))]
+    found = {(_key(card), card.seed): card for card in cards}
     return [card for card in found.values() if card.dataset.name == DATASET and recipe_of(card) is not None]
+
+
+def _cards(paths: Iterable[Path]) -> list[Card]:
+    """The cards in these files, the oldest first."""
+    return sorted((catalog.read_card(Card, path) for path in paths), key=lambda card: card.created)
 
 
 def _key(card: Card) -> Key:

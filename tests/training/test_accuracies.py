@@ -68,11 +68,21 @@ def test_one_seed_trained_twice_is_one_seed(tmp_path: Path) -> None:
     put(store, older, "cnn1")
     put(store, card(0, 87.0, created="2026-02-01T00:00:00+00:00"), "other")
     put(store, card(0, 86.0, weights_sha256="b" * 64, created="2026-01-02T00:00:00+00:00"), "third")
-    accuracies.keep(store, kept)
+    accuracies.keep(store, kept, tmp_path / "no-zoo")
     assert [path.name for path in kept.iterdir()] == ["cnn1-cpu-seed0.json"]
     rows = [line for line in accuracies.page(accuracies.read(kept, zoo)).splitlines() if line.startswith("| cnn1")]
     assert [row.split("|")[5].strip()[:5] for row in rows] in (["85.00", "87.00"], ["87.00", "85.00"])
     assert all(row.split("|")[6].strip() == "1" for row in rows)
+
+
+def test_of_a_seed_in_the_zoo_the_served_model_is_told(tmp_path: Path) -> None:
+    put(Store(tmp_path / "zoo"), card(0, 80.5, created="2026-01-01T00:00:00+00:00"))
+    put(Store(tmp_path / "store"), card(0, 80.1, weights_sha256="b" * 64, created="2026-02-01T00:00:00+00:00"))
+    put(Store(tmp_path / "store"), card(1, 80.2, weights_sha256="c" * 64), "second")
+    kept = accuracies.keep(Store(tmp_path / "store"), tmp_path / "kept", tmp_path / "zoo")
+    assert [path.name for path in kept] == ["cnn1-cpu-seed1.json"]
+    found = accuracies.read(tmp_path / "kept", tmp_path / "zoo")
+    assert sorted(one.accuracy.top1 for one in found) == [80.2, 80.5]
 
 
 def test_a_recipe_field_that_came_later_changes_no_card(tmp_path: Path) -> None:
