@@ -138,7 +138,7 @@ def _ours(model: str, data: Any) -> Any:
 def _bare(model: str, data: Any) -> Any:
     """A function that trains one epoch by `model.fit` as anybody would write it, and returns its seconds.
 
-    It has the graph optimizer that the loop does without; deterministic operations, once asked for, stay.
+    Operations are deterministic on both sides: once asked for in a process, they stay so.
     """
     from training import network
     from training.loop import keras_namespace
@@ -149,22 +149,11 @@ def _bare(model: str, data: Any) -> Any:
     net.compile(optimizer="adam", loss=loss, metrics=["accuracy"], jit_compile=keras.backend.backend() == "jax")
 
     def epoch() -> float:
-        _graph_optimizer(keras, True)
         begun = time.perf_counter()
         net.fit(data.x_train, data.y_train, batch_size=recipe.batch_size, epochs=1, verbose=0)
-        seconds = time.perf_counter() - begun
-        _graph_optimizer(keras, False)
-        return seconds
+        return time.perf_counter() - begun
 
     return epoch
-
-
-def _graph_optimizer(keras: Any, on: bool) -> None:
-    """Whether TensorFlow rewrites the graphs that it compiles from here on."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not on})
 
 
 def _start_up(model: str) -> float:

@@ -66,8 +66,6 @@ def keras_namespace(mixed_precision: bool = False) -> Any:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-        # seven seconds a graph of ResNet50, and on a processor no step is faster for it
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     return keras
 
 
