@@ -7,6 +7,7 @@ A store lives and dies with its machine. The cards of what was trained on CIFAR-
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,8 +40,17 @@ def keep(store: Store, folder: Path = KEPT, zoo: Path = ZOO) -> list[Path]:
             teacher = f"-from-{card.recipe['teacher']}" if card.recipe.get("teacher") else ""
             kept[folder / f"{card.architecture}-{card.recipe_name}{teacher}-seed{card.seed}.json"] = card
     for path, card in kept.items():
-        catalog.write_atomic(path, catalog.to_json(dataclasses.replace(card, model=path.stem)))
+        kept_so = dataclasses.replace(card, model=path.stem, command=_anywhere(card.command))
+        catalog.write_atomic(path, catalog.to_json(kept_so))
     return sorted(kept)
+
+
+def _anywhere(command: str) -> str:
+    """A card's command without the folders of the machine that it ran on."""
+    words = shlex.split(command)
+    places = {number for number, word in enumerate(words) if word in ("--store", "--root")}
+    kept = [word for number, word in enumerate(words) if not places & {number, number - 1}]
+    return shlex.join(word for word in kept if not word.startswith(("--store=", "--root=")))
 
 
 def current(card: Card) -> bool:

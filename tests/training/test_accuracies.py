@@ -60,6 +60,14 @@ def test_a_recipe_that_has_changed_since_is_told() -> None:
     assert "| cpu (the recipe has changed since) |" in text
 
 
+def test_a_kept_card_names_no_folder_of_the_machine_it_was_made_on(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    told = "python -m training cnn1 --store /home/me/store --recipe cpu --root=/data --seed 3"
+    put(store, card(command=told))
+    (kept,) = accuracies.keep(store, tmp_path / "kept", tmp_path / "no-zoo")
+    assert catalog.read_card(Card, kept).command == "python -m training cnn1 --recipe cpu --seed 3"
+
+
 def test_one_seed_trained_twice_is_one_seed(tmp_path: Path) -> None:
     """By a recipe that has changed it is another row; by the same one the newer counts."""
     kept, zoo, recipe = tmp_path / "kept", tmp_path / "zoo", cnn1.RECIPES["cpu"].decisive()
