@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 from catalog import KilnError, Recipe
 from export.transforms import Progress, Stopped, Work
 from export.tuning import steps as steps
-from training import optimize
-from training.augment import augment
+from training import epochs, optimize
 from training.checkpoint import Checkpoints, State
-from training.epochs import class_weights
 from training.watcher import watcher
 
 STEPS_A_CALL = 8  # compiled into one call on small networks; also how long a stop may wait
@@ -174,12 +172,7 @@ class _Run:
 
     def draw(self, epoch: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]:
         """One epoch's images, labels, a teacher's behind them, and weights where classes weigh, by (seed, epoch)."""
-        data, classes = self.work.dataset, len(self.work.dataset.classes)
-        rng = np.random.default_rng([self.work.seed, epoch])
-        order = rng.permutation(len(data.x_train))
-        labels = data.y_train[order]
-        weight = class_weights(data)[labels] if self.recipe.class_weights else None
-        x, y = augment(self.recipe, data.x_train[order], np.eye(classes, dtype=np.float32)[labels], rng)
+        x, y, weight = epochs.draw(self.recipe, self.work.dataset, self.work.seed, epoch)
         if self.teacher is not None:
             y = np.concatenate(
                 [y, steps.softened(self.teacher, x, self.recipe.temperature)], axis=1
