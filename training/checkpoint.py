@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,21 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     arrays_sha256: str = ""
+
+
+@contextmanager
+def held(folder: Path, wait: bool) -> Iterator[None]:
+    """Locks a folder that is there against every other process that asks for it so.
+
+    Raises:
+        BlockingIOError: Another process has it, and this one does not `wait`.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)
 
 
 class Checkpoints:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from catalog import CARD, Card, KilnError, Recipe, Store, sha256_of, sha256_of_json
 from training import imagenet
-from training.checkpoint import Checkpoints
+from training.checkpoint import Checkpoints, held
 from training.data import Dataset
 
 
@@ -93,16 +91,15 @@ def alone(job: Job) -> Iterator[None]:
         KilnError: One does.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    folder = os.open(job.folder, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(job.folder, wait=False))
+        except BlockingIOError as error:
+            raise KilnError(
+                f"another process is training {job.model} into {job.folder}; wait for it, or give this run another "
+                "--name"
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise KilnError(
-            f"another process is training {job.model} into {job.folder}; wait for it, or give this run another --name"
-        ) from error
-    finally:
-        os.close(folder)
 
 
 def finished(job: Job, store: Store, name: str) -> Card | None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from catalog import KilnError, Recipe, from_json, plugin, write_atomic
 from export.transforms import MODEL, PACKAGE, Progress, Work
+from training.checkpoint import held
 
 TELL_SECONDS = 0.5  # how often progress is written
 GRACE_SECONDS = 20.0  # for saving, once the export that asked is gone
@@ -74,19 +72,8 @@ def transform(request: Transform, stop: Stop) -> dict[str, Any]:
     Raises:
         KilnError: The data set is not the model's, or whatever the transform finds wrong.
     """
-    with _holding(Path(request.checkpoints).parent):
+    with held(Path(request.checkpoints).parent, wait=True):
         return _transform(request, stop)
-
-
-@contextmanager
-def _holding(folder: Path) -> Iterator[None]:
-    """Locks a folder, once no other process has it locked."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _transform(request: Transform, stop: Stop) -> dict[str, Any]:
