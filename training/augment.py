@@ -7,6 +7,7 @@ images, which is what makes a resumed run repeat an uninterrupted one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -52,22 +53,34 @@ def crop_and_flip(x: Images, rng: np.random.Generator) -> Images:
 
 
 def jitter(x: Images, rng: np.random.Generator, strength: float = 0.2, hue: float = 0.05) -> Images:
-    """Brightness, contrast and saturation scaled by 1 ± `strength`, hue turned by ± `hue` of the circle, per image."""
+    """Brightness, contrast and saturation scaled by 1 ± `strength`, hue turned by ± `hue` of the circle, per image.
+
+    The four are one 3 x 3 matrix an image and one offset, since none of them moves a grey pixel off the grey axis:
+    ten times as fast as one after the other.
+    """
     n = len(x)
-    bright, contrast, saturation = rng.uniform(1 - strength, 1 + strength, (3, n, 1, 1, 1)).astype(np.float32)
+    bright, contrast, saturation = rng.uniform(1 - strength, 1 + strength, (3, n, 1, 1))
     turn = rng.uniform(-hue, hue, n)
-    out = np.empty_like(x)
-    grey = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601 luma
-    for begin in range(0, n, 4096):  # a block that stays in cache
-        part = slice(begin, begin + 4096)
-        z = x[part].astype(np.float32) * bright[part]
-        mean = (z @ grey).mean(axis=(1, 2))[:, None, None, None]
-        z = contrast[part] * (z - mean) + mean
-        luma = (z @ grey)[..., None]
-        z = saturation[part] * (z - luma) + luma
-        z = np.einsum("nhwc,ndc->nhwd", z, _hue_matrix(turn[part]), optimize=True)
-        out[part] = np.clip(np.rint(z), 0, 255)
-    return out
+    grey = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
+    saturate = saturation * np.eye(3) + (1 - saturation) * grey
+    colours = (bright * contrast * (_hue_matrix(turn) @ saturate)).transpose(0, 2, 1).astype(np.float32)  # [N, 3, 3]
+    held = ((1 - contrast) * bright).astype(np.float32)  # of the mean luma, which contrast leaves where it is
+    pixels = x.reshape(n, -1, 3)
+    out = np.empty_like(pixels)
+    mean = np.full((1, pixels.shape[1]), 1 / pixels.shape[1], np.float32)
+    for part in _blocks(n):
+        z = pixels[part].astype(np.float32)
+        luma = (mean @ z) @ grey.astype(np.float32)[:, None]  # [B, 1, 1]
+        z = z @ colours[part]
+        z += held[part] * luma
+        np.rint(z, out=z)
+        np.copyto(out[part], np.clip(z, 0, 255, out=z), casting="unsafe")
+    return out.reshape(x.shape)
+
+
+def _blocks(n: int, size: int = 64) -> Iterator[slice]:
+    """`n` images in blocks whose float32 stay in a processor's second cache."""
+    return (slice(begin, min(begin + size, n)) for begin in range(0, n, size))
 
 
 def _hue_matrix(turn: NDArray[Any]) -> NDArray[np.float32]:
@@ -102,8 +115,11 @@ def _filter(old: int, new: int) -> NDArray[np.float32]:
 def cutout(x: Images, side: int, rng: np.random.Generator) -> Images:
     """A square of `side` pixels around a random centre set to mid-grey (DeVries and Taylor, 2017)."""
     n, h, w, _ = x.shape
-    rows, columns = _boxes(n, h, w, np.full(n, side / 2), np.full(n, side / 2), rng)
-    return np.where((rows[:, :, None] & columns[:, None, :])[..., None], np.uint8(128), x)
+    out = x.copy()
+    half = np.full(n, side / 2)
+    for i, (top, bottom, left, right) in enumerate(_boxes(h, w, half, half, rng).tolist()):
+        out[i, top:bottom, left:right] = 128
+    return out
 
 
 def mixup(x: Images, y: Targets, alpha: float, rng: np.random.Generator) -> tuple[Images, Targets]:
@@ -111,10 +127,11 @@ def mixup(x: Images, y: Targets, alpha: float, rng: np.random.Generator) -> tupl
     share = rng.beta(alpha, alpha, len(x)).astype(np.float32)
     other = rng.permutation(len(x))
     out = np.empty_like(x)
-    for begin in range(0, len(x), 4096):
-        part = slice(begin, begin + 4096)
+    for part in _blocks(len(x)):
         lam = share[part, None, None, None]
-        out[part] = np.rint(lam * x[part] + (1 - lam) * x[other[part]])
+        blend = lam * x[part]
+        blend += (1 - lam) * x[other[part]]
+        np.copyto(out[part], np.rint(blend, out=blend), casting="unsafe")
     return out, share[:, None] * y + (1 - share[:, None]) * y[other]
 
 
@@ -123,17 +140,22 @@ def cutmix(x: Images, y: Targets, alpha: float, rng: np.random.Generator) -> tup
     n, h, w, _ = x.shape
     half = np.sqrt(1 - rng.beta(alpha, alpha, n)) / 2
     other = rng.permutation(n)
-    rows, columns = _boxes(n, h, w, half * h, half * w, rng)
-    box = rows[:, :, None] & columns[:, None, :]  # [N, H, W]
-    share = (1 - box.mean(axis=(1, 2), dtype=np.float32))[:, None]
-    return np.where(box[..., None], x[other], x), share * y + (1 - share) * y[other]
+    boxes = _boxes(h, w, half * h, half * w, rng)
+    out = x.copy()
+    for i, (source, (top, bottom, left, right)) in enumerate(zip(other.tolist(), boxes.tolist(), strict=True)):
+        out[i, top:bottom, left:right] = x[source, top:bottom, left:right]
+    area = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2]) / (h * w)
+    share = (1 - area.astype(np.float32))[:, None]
+    return out, share * y + (1 - share) * y[other]
 
 
 def _boxes(
-    n: int, h: int, w: int, half_height: NDArray[Any], half_width: NDArray[Any], rng: np.random.Generator
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which rows `[N, H]` and columns `[N, W]` a box around a random centre covers, clipped at the border."""
-    centre_y, centre_x = rng.uniform(0, h, n), rng.uniform(0, w, n)
-    rows = np.abs(np.arange(h) + 0.5 - centre_y[:, None]) < half_height[:, None]
-    columns = np.abs(np.arange(w) + 0.5 - centre_x[:, None]) < half_width[:, None]
-    return rows, columns
+    h: int, w: int, half_height: NDArray[Any], half_width: NDArray[Any], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Top, bottom, left and right `[N, 4]` of boxes around random centres: pixels whose centre is inside, clipped."""
+    n = len(half_height)
+    edges = []
+    for centre, half, size in ((rng.uniform(0, h, n), half_height, h), (rng.uniform(0, w, n), half_width, w)):
+        first = np.clip(np.floor(centre - half - 0.5) + 1, 0, size)
+        edges += [first, np.maximum(np.clip(np.ceil(centre + half - 0.5), 0, size), first)]
+    return np.stack(edges, axis=1).astype(np.int64)

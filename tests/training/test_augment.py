@@ -46,6 +46,22 @@ def test_jitter_changes_colour_but_no_grey_image_gets_a_hue(images):
     assert np.abs(still.astype(int) - images).max() <= 1
 
 
+def test_jitter_is_brightness_contrast_saturation_and_hue_one_after_the_other(images):
+    n, draws = len(images), rng()
+    bright, contrast, saturation = draws.uniform(0.8, 1.2, (3, n, 1, 1, 1))
+    turn = draws.uniform(-0.05, 0.05, n)
+    grey = np.array([0.299, 0.587, 0.114])
+    z = images * bright
+    mean = (z @ grey).mean(axis=(1, 2))[:, None, None, None]
+    z = contrast * (z - mean) + mean
+    luma = (z @ grey)[..., None]
+    z = saturation * (z - luma) + luma
+    z = np.einsum("nhwc,ndc->nhwd", z, a._hue_matrix(turn))
+    expected = np.clip(np.rint(z), 0, 255).astype(int)
+    off = np.abs(a.jitter(images, rng()) - expected)
+    assert off.max() <= 1 and (off > 0).mean() < 1e-4
+
+
 def test_cutout_erases_a_square_of_the_side_asked_for(images):
     out = a.cutout(images, 8, rng())
     changed = (out != images).any(axis=3)
