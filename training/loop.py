@@ -124,9 +124,11 @@ def prepare(job: Job, count: int = 1) -> _Run:
         model = keras.saving.load_model(job.start, compile=False)
     else:
         model = network.build(keras, job.architecture, shape, len(job.dataset.classes), job.recipe)
+    run = _Run(job, keras, model, count)
     if keras.backend.backend() == "tensorflow" and not _on_gpu(keras):
         kernels.use(keras, model)
-    run = _Run(job, keras, model, count)
+        if count == 1:
+            kernels.update(keras, run.optimizer)
     if job.over:
         start_over(job)
     if found:
@@ -149,12 +151,16 @@ def _warn(model: str, message: str) -> None:
 
 
 def _top1(keras: Any, classes: int) -> Any:
-    """Accuracy against the true labels, also where the teacher's stand behind them or labels are mixed."""
+    """Accuracy against the true labels, also where the teacher's stand behind them or labels are mixed.
+
+    It is a metric, not a function: of a function Keras makes a metric within the first step, and TensorFlow, which
+    finds new variables there, traces the step a second time.
+    """
 
     def accuracy(y: Any, logits: Any) -> Any:
         return keras.ops.equal(keras.ops.argmax(y[:, :classes], axis=-1), keras.ops.argmax(logits, axis=-1))
 
-    return accuracy
+    return keras.metrics.MeanMetricWrapper(accuracy, name="accuracy")
 
 
 @contextmanager

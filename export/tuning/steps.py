@@ -48,14 +48,17 @@ def _table(keras: Any, rates: NDArray[np.float32]) -> Any:
     return Table()
 
 
-def accuracy(classes: int) -> Any:
-    """Top-1 against the true labels, also where a teacher's stand behind them; in either Keras, on TensorFlow."""
+def accuracy(keras: Any, classes: int) -> Any:
+    """Top-1 against the true labels, also where a teacher's stand behind them; in either Keras, on TensorFlow.
+
+    A metric and not a function, as in training, so that the step is traced once.
+    """
     import tensorflow as tf
 
     def accuracy(y: Any, logits: Any) -> Any:
         return tf.cast(tf.equal(tf.argmax(y[:, :classes], axis=-1), tf.argmax(logits, axis=-1)), tf.float32)
 
-    return accuracy
+    return keras.metrics.MeanMetricWrapper(accuracy, name="accuracy")
 
 
 def softened(teacher: Any, x: NDArray[np.uint8], temperature: float) -> NDArray[np.float32]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training import kernels
+from catalog import Recipe
+from training import kernels, optimize
 from training.loop import keras_namespace
 from training.models import mobilenetv2
 
@@ -119,3 +120,41 @@ def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
     np.testing.assert_allclose(out, x / np.sqrt(1 + norm.epsilon), rtol=1e-5)
     for a, b in zip(before, norm.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class Recipes:
+    sgd = Recipe(optimizer="sgd", learning_rate=0.05, schedule="cosine", weight_decay=5e-3, average=0.9)
+    plain = Recipe(optimizer="sgd", learning_rate=0.05)
+    adam = Recipe(optimizer="adam", learning_rate=1e-2, average=0.9)
+    adamw = Recipe(optimizer="adamw", learning_rate=1e-2, schedule="onecycle", weight_decay=0.05, average=0.9)
+
+
+@pytest.mark.parametrize("name", ["sgd", "plain", "adam", "adamw"])
+def test_an_update_in_one_operation_is_keras_own(name: str) -> None:
+    """Weights, moments, decay and average, over eight steps, the first of which only copies into the average."""
+    keras, recipe = keras_namespace(), getattr(Recipes, name)
+    rng = np.random.default_rng(0)
+    start = [rng.normal(size=shape).astype(np.float32) for shape in ((3, 3, 3, 4), (4,), (4, 2))]
+    gradients = [[rng.normal(size=w.shape).astype(np.float32) for w in start] for _ in range(8)]
+    states = []
+    for fast in (False, True):
+        names = ("kernel", "bias", "kernel")
+        variables = [keras.Variable(w, name=kind) for kind, w in zip(names, start, strict=True)]
+        optimizer = optimize.optimizer(keras, recipe, 8)
+        optimizer.build(variables)
+        if fast:
+            kernels.update(keras, optimizer)
+            assert "_backend_update_step" in vars(optimizer)
+        for step in gradients:
+            optimizer.apply([keras.ops.convert_to_tensor(g) for g in step], variables)
+        states.append([np.asarray(v) for v in (*variables, *optimizer.variables)])
+    for ours, theirs, begun in zip(states[1], states[0], [*start, *states[0][len(start) :]], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
+        assert begun is theirs or not np.allclose(ours, begun)  # it moved
+
+
+def test_an_optimizer_without_one_operation_keeps_keras_own() -> None:
+    keras = keras_namespace()
+    for optimizer in (keras.optimizers.RMSprop(), keras.optimizers.SGD(), keras.optimizers.Adam(amsgrad=True)):
+        kernels.update(keras, optimizer)
+        assert "_backend_update_step" not in vars(optimizer)

@@ -198,3 +198,11 @@ def test_the_commit_in_a_card_is_that_of_the_code_that_trained(few, tmp_path, mo
     trained = loop.train(asked)
     monkeypatch.setattr(catalog, "commit", lambda: "after")  # somebody committed while it trained
     assert complete(asked, trained, "python -m training any_size").commit == "before"
+
+
+def test_a_training_step_is_traced_once(few, tmp_path):
+    run = loop.prepare(job(few, Store(tmp_path), optimizer="adamw", average=0.9, weight_decay=0.01))
+    traces, step = [], run.model.train_step
+    run.model.train_step = lambda batch: traces.append(1) or step(batch)
+    run.epoch(*run.draw(0))
+    assert len(traces) == 1
