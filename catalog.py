@@ -81,7 +81,7 @@ class Recipe:
     mixed_precision: bool = False  # bfloat16 compute where the device gains from it
     flip_at_test: bool = False  # averages the prediction with that of the mirrored image
     validation: float = 0.1  # share of the training split that is held out
-    teacher: str = ""  # a trained model in the store to distil from
+    teacher: str = ""  # a trained model in the store to distil from, or an ONNX variant as model/version
     distill_weight: float = 0.7  # share of the teacher's soft labels in the loss
     temperature: float = 4.0  # of the softened probabilities
     expects: float | None = None
@@ -222,7 +222,7 @@ class Card:
     command: str
     created: str
     files: dict[str, str]
-    teacher_sha256: str = ""  # the teacher's weights, where the recipe distils
+    teacher_sha256: str = ""  # the teacher's weights, or its file if that is a variant, where the recipe distils
     notes: str = ""
     compute_dtype: str = ""  # of the products in training, bfloat16 where mixed precision gained; "": was not noted
 

@@ -53,7 +53,7 @@ def train(
             "--flip-at-test/--no-flip-at-test", help="the mean over the image and its mirror image; twice the work"
         ),
     ] = None,
-    teacher: Annotated[str, typer.Option(help="a trained model to distil from")] = "",
+    teacher: Annotated[str, typer.Option(help="a trained model or model/onnx-variant to distil from")] = "",
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="time between checkpoints")] = 60.0,
     devices: Annotated[int, typer.Option(min=0, help="that share each batch; 0 is every GPU there is")] = 0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="also logs epochs for TensorBoard")] = False,
@@ -166,7 +166,7 @@ def seeds(
     root: RootOption = None,
     recipe: RecipeOption = "cpu",
     count: Annotated[int, typer.Option("--seeds", min=1, help="how many, from 0")] = 3,
-    teacher: Annotated[str, typer.Option(help="a trained model; trains with and without it")] = "",
+    teacher: Annotated[str, typer.Option(help="as for train; trains with and without it")] = "",
     store: StoreOption = None,
     out: Annotated[Path | None, typer.Option(help="a JSON file for the figures")] = None,
     force: ForceOption = False,
@@ -223,7 +223,7 @@ def _job(name: str, model: str, recipe_name: str, recipe: Recipe, loaded: Datase
     from training import distill
     from training.job import Job
 
-    taught = distill.teacher_card(store, recipe.teacher, loaded).weights_sha256 if recipe.teacher else ""
+    taught = distill.sha256_of_teacher(store, recipe.teacher, loaded) if recipe.teacher else ""
     return Job(name, model, recipe_name, recipe, loaded, 0, store, teacher_sha256=taught)
 
 

@@ -37,7 +37,7 @@ def keep(store: Store, folder: Path = KEPT, zoo: Path = ZOO) -> list[Path]:
     kept: dict[Path, Card] = {}
     for card in sorted(found, key=lambda card: card.created):  # of one seed trained twice, the newer
         if card.dataset.name == DATASET and current(card) and (_key(card), card.seed) not in served:
-            teacher = f"-from-{card.recipe['teacher']}" if card.recipe.get("teacher") else ""
+            teacher = f"-from-{card.recipe['teacher'].replace('/', '-')}" if card.recipe.get("teacher") else ""
             kept[folder / f"{card.architecture}-{card.recipe_name}{teacher}-seed{card.seed}.json"] = card
     for path, card in kept.items():
         kept_so = dataclasses.replace(card, model=path.stem, command=_anywhere(card.command))

@@ -1,33 +1,47 @@
-"""A trained model as teacher: its softened probabilities as labels (Hinton et al., 2015)."""
+"""A trained model as teacher: its softened probabilities as labels (Hinton et al., 2015).
+
+A teacher is a model of the store, `resnet18`, or one of its ONNX variants, `mobilenetv2/onnx-int8`, which answers on a
+CPU in a fraction of the time; `zoo/` has such ones of four networks, for CIFAR-10.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog import Card, KilnError, Store
+from catalog import ROOT, DatasetInfo, KilnError, Store, VariantCard
 from training.data import Dataset
 
 Labels = Callable[[NDArray[np.uint8], Callable[[], None]], NDArray[np.float32]]
 
 
-def teacher_card(store: Store, teacher: str, dataset: Dataset) -> Card:
-    """The teacher's card, once its files are verified.
+def sha256_of_teacher(store: Store, teacher: str, dataset: Dataset) -> str:
+    """The hash of what the teacher answers by, the weights of a model or the file of a variant; all is verified.
 
     Raises:
-        KilnError: It is not trained, altered, or trained on other data.
+        KilnError: It is not trained or exported, altered, or trained on other data.
     """
-    card = store.card(teacher)
-    if card.dataset.sha256 != dataset.sha256:
+    model, _, version = teacher.partition("/")
+    if version:
+        kept, variant = _variant(store, model, version)
+        _same_data(teacher, model, variant.dataset, dataset)
+        kept.verify(kept.variant_dir(variant.variant), variant.files, extra_allowed=True)
+        return variant.files[variant.file]
+    try:
+        card = store.card(model)
+    except KilnError as error:
+        offered = [f"{model}/{one.variant.version}" for one in _variants(_zoo(), model)]
         raise KilnError(
-            f"the teacher {teacher} was trained on {card.dataset.name}, not on this {dataset.name}; "
-            f"train it first: python -m training {card.architecture} --dataset {dataset.name}"
-        )
-    store.verify(store.model_dir(teacher), card.files, extra_allowed=True)
-    return card
+            f"{error}, or let one of zoo/ teach: {', '.join(offered)}" if offered else str(error)
+        ) from error
+    _same_data(teacher, card.architecture, card.dataset, dataset)
+    store.verify(store.model_dir(model), card.files, extra_allowed=True)
+    return card.weights_sha256
 
 
 def labeller(keras: Any, store: Store, teacher: str, temperature: float, batch: int) -> Labels:
@@ -37,14 +51,46 @@ def labeller(keras: Any, store: Store, teacher: str, temperature: float, batch: 
     devices, and N too. Softmax(logits / T) is softmax(log(probabilities) / T), so the
     saved model's probabilities suffice.
     """
-    model = keras.models.load_model(store.model_dir(teacher) / "model.keras", compile=False)
+    model, _, version = teacher.partition("/")
+    if version:
+        kept, variant = _variant(store, model, version)
+        answers = _onnx(kept.variant_dir(variant.variant) / variant.file, batch)
+    else:
+        answers = _keras(keras, store.model_dir(model) / "model.keras", batch)
+    return lambda images, between: soften(answers(images, between), temperature)
 
-    def labels(images: NDArray[np.uint8], between: Callable[[], None]) -> NDArray[np.float32]:
+
+def _keras(keras: Any, path: Path, batch: int) -> Labels:
+    model = keras.models.load_model(path, compile=False)
+
+    def answers(images: NDArray[np.uint8], between: Callable[[], None]) -> NDArray[np.float32]:
         watcher = keras.callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs=None: between())
-        probabilities = np.asarray(model.predict(images, batch_size=batch, verbose=0, callbacks=[watcher]))
-        return soften(probabilities, temperature)
+        return np.asarray(model.predict(images, batch_size=batch, verbose=0, callbacks=[watcher]))
 
-    return labels
+    return answers
+
+
+def _onnx(path: Path, batch: int) -> Labels:
+    """By ONNX Runtime on the CPU, on all cores that the process may use or `OMP_NUM_THREADS` allows it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise KilnError(f"{path} can only teach where onnxruntime is installed: {error}") from error
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # Keras computes between its calls
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (images_name,) = (one.name for one in session.get_inputs())
+
+    def answers(images: NDArray[np.uint8], between: Callable[[], None]) -> NDArray[np.float32]:
+        parts = []
+        for begin in range(0, len(images), batch):
+            parts.append(session.run(None, {images_name: images[begin : begin + batch]})[0])
+            between()
+        return np.concatenate(parts)
+
+    return answers
 
 
 def soften(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
@@ -52,3 +98,32 @@ def soften(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np
     powered = np.maximum(probabilities, 1e-12) ** (1 / temperature)
     softened: NDArray[np.float32] = (powered / powered.sum(axis=1, keepdims=True)).astype(np.float32)
     return softened
+
+
+def _zoo() -> Store:
+    return Store(ROOT / "zoo")
+
+
+def _variants(store: Store, model: str) -> list[VariantCard]:
+    """The variants that could teach, in either precision."""
+    return [one for one in store.variants(model, {}) if one.status == "ok" and one.variant.format == "onnx"]
+
+
+def _variant(store: Store, model: str, version: str) -> tuple[Store, VariantCard]:
+    """The variant and the store it is in; the user's own before that of `zoo/`."""
+    known = []
+    for kept in (store, _zoo()):
+        for one in _variants(kept, model):
+            if one.variant.version == version:
+                return kept, one
+            known.append(one.variant.version)
+    there = f"of {model} there are: {', '.join(sorted(set(known)))}" if known else f"of {model} there is none"
+    raise KilnError(f"no ONNX variant {version[:80]!r} could teach; {there}. Make them: python -m export {model}")
+
+
+def _same_data(teacher: str, architecture: str, trained: DatasetInfo, dataset: Dataset) -> None:
+    if trained.sha256 != dataset.sha256:
+        raise KilnError(
+            f"the teacher {teacher} was trained on {trained.name}, not on this {dataset.name}; "
+            f"train it first: python -m training {architecture} --dataset {dataset.name}"
+        )

@@ -8,6 +8,7 @@ import pytest
 import catalog
 from catalog import KilnError, Recipe, Store
 from tests.export import train_tiny
+from tests.serving import stores
 from tests.training.networks import any_size, stand_in
 from training import data, devices, distill, epochs, loop, network, optimize
 from training.checkpoint import Checkpoints
@@ -94,11 +95,46 @@ def test_what_is_saved_is_the_average_of_the_weights(few, tmp_path):
 
 
 def test_a_teacher_must_be_trained_on_the_same_data(taught, few):
-    assert distill.teacher_card(taught, "tiny", few).model == "tiny"
+    assert distill.sha256_of_teacher(taught, "tiny", few) == taught.card("tiny").weights_sha256
     with pytest.raises(KilnError, match=r"was trained on digits, not on this other; train it first"):
-        distill.teacher_card(taught, "tiny", dataclasses.replace(few, name="other", sha256="0" * 64))
+        distill.sha256_of_teacher(taught, "tiny", dataclasses.replace(few, name="other", sha256="0" * 64))
     with pytest.raises(KilnError, match="no trained model 'simcnn'"):
-        distill.teacher_card(taught, "simcnn", few)
+        distill.sha256_of_teacher(taught, "simcnn", few)
+
+
+def test_a_variant_teaches_as_the_network_it_holds(few, tmp_path):
+    colours, store = stores.write_model(tmp_path, "colours"), Store(tmp_path)
+    weights = np.random.default_rng(0).normal(size=(3, 10))
+    path = stores.write_variant(tmp_path, colours, stores.network(32, 32, weights), precision="int8")
+    known = dataclasses.replace(few, sha256=colours.dataset.sha256)
+    teacher = "colours/onnx-int8"
+
+    assert distill.sha256_of_teacher(store, teacher, known) == catalog.sha256_of(path)
+    asked = []
+    labels = distill.labeller(None, store, teacher, 2.0, 20)(few.x_train, lambda: asked.append(1))
+    logits = few.x_train.mean(axis=(1, 2)) / 255 @ weights / 2.0
+    expected = np.exp(logits - logits.max(axis=1, keepdims=True))
+    assert np.allclose(labels, expected / expected.sum(axis=1, keepdims=True), atol=1e-4)
+    assert len(asked) == 3, "48 images in batches of 20"
+
+    with pytest.raises(KilnError, match=r"colours/onnx-int8 was trained on digits, not on this digits"):
+        distill.sha256_of_teacher(store, teacher, few)
+    with pytest.raises(KilnError, match=r"no ONNX variant 'onnx-fp16' could teach; of colours there are: onnx-int8"):
+        distill.sha256_of_teacher(store, "colours/onnx-fp16", known)
+    path.write_bytes(b"altered")
+    with pytest.raises(KilnError, match="is corrupt"):
+        distill.sha256_of_teacher(store, teacher, known)
+
+
+@pytest.mark.skipif(not (catalog.ROOT / "zoo" / "lenet").is_dir(), reason="the zoo is empty")
+def test_a_teacher_of_the_zoo_needs_no_training(few, tmp_path):
+    card = Store(catalog.ROOT / "zoo").card("lenet")
+    cifar10 = dataclasses.replace(few, sha256=card.dataset.sha256)
+    assert len(distill.sha256_of_teacher(Store(tmp_path), "lenet/onnx-int8", cifar10)) == 64
+    labels = distill.labeller(None, Store(tmp_path), "lenet/onnx-int8", 1.0, 16)(few.x_train, lambda: None)
+    assert labels.shape == (48, 10) and np.allclose(labels.sum(axis=1), 1, atol=1e-5)
+    with pytest.raises(KilnError, match=r"let one of zoo/ teach: lenet/onnx-fp32, lenet/onnx-int8"):
+        distill.sha256_of_teacher(Store(tmp_path), "lenet", cifar10)
 
 
 def test_a_student_learns_its_teachers_answers_rather_than_the_labels(taught, few):
@@ -203,6 +239,11 @@ def test_the_commit_in_a_card_is_that_of_the_code_that_trained(few, tmp_path, mo
 def test_a_training_step_is_traced_once(few, tmp_path):
     run = loop.prepare(job(few, Store(tmp_path), optimizer="adamw", average=0.9, weight_decay=0.01))
     traces, step = [], run.model.train_step
-    run.model.train_step = lambda batch: traces.append(1) or step(batch)
+
+    def counted(batch):
+        traces.append(1)
+        return step(batch)
+
+    run.model.train_step = counted
     run.epoch(*run.draw(0))
     assert len(traces) == 1
