@@ -93,3 +93,18 @@ def without_banners() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+@contextmanager
+def overlooked(*packages: str) -> Iterator[None]:
+    """Hides packages from what looks for them while it is imported: Keras and TensorFlow spend two seconds on some.
+
+    What is imported already stays.
+    """
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # of None an import fails, as of what is missing
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import IO
 
 import catalog
+import console
 
 SUPPORTED = sys.platform == "linux"  # elsewhere a system's own libraries may not survive a fork
 START_SECONDS = 120.0  # for Keras to be imported
@@ -119,7 +120,8 @@ class Nursery:
 
 def main(served: socket.socket) -> None:
     """Forks a worker for every message, until nobody is there to send one."""
-    import keras  # noqa: F401  # TensorFlow with it
+    with console.overlooked("jax", "sklearn"):
+        import keras  # noqa: F401  # TensorFlow with it
 
     gc.freeze()  # what was imported stays where it is, in pages that the workers share
     while True:

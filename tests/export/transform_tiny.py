@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import console
 from catalog import Store, plugin, sha256_of
 from export.transforms import MODEL, PACKAGE, Progress, Stopped, Work, chain, name_of
 
@@ -22,6 +23,8 @@ STEPS = 3  # after which a stopped run stops
 
 def main(root: str, out: str, text: str, stop: str = "") -> None:
     os.environ["TF_DETERMINISTIC_OPS"] = "1"
+    with console.overlooked("jax", "sklearn"):
+        import keras  # noqa: F401
     from training import data
 
     store = Store(root)
