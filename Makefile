@@ -21,7 +21,7 @@ TEACHER ?=
 STORE ?= artifacts
 THREADS ?= 2
 OUT ?= reports
-WORKERS ?= 2
+WORKERS ?= 3
 ROWS ?=
 SECONDS_EACH ?= 5
 

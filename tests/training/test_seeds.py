@@ -9,7 +9,7 @@ import pytest
 
 from catalog import Recipe, Store
 from tests.training.networks import stand_in
-from training import data, distill, seeds
+from training import data, distill, evaluation, seeds
 from training.complete import complete
 from training.job import Job
 from training.loop import train
@@ -25,6 +25,7 @@ def few() -> data.Dataset:
 
 def test_seeds_are_trained_once_and_a_teacher_beside_them(few, tmp_path, capsys, monkeypatch):
     stand_in(monkeypatch)
+    monkeypatch.setattr(evaluation, "write_evaluation", lambda *_: None)  # slower than such a run
     trained = []
 
     def making(job: Job):
