@@ -69,7 +69,7 @@ def measure(
     noisy = [model for model in names if max(found[model]["ratios"]) > NOISY * min(found[model]["ratios"])]
     if noisy:
         console.out.print(
-            f"The machine's speed changed while {', '.join(noisy)} trained: of rounds so far apart the median says little.",
+            f"While {', '.join(noisy)} trained the machine changed its speed; the median of such rounds says little.",
             highlight=False,
         )
     told = ", ".join(f"{model} {seconds:.1f} s" for model, seconds in found["start_up_s"].items())
