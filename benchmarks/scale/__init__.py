@@ -19,7 +19,7 @@ import console
 from benchmarks import results
 from benchmarks.judging.compare import groups
 from benchmarks.reporting import words
-from benchmarks.scale import fleet, real
+from benchmarks.scale import balancing, fleet, real
 from catalog import ROOT, KilnError, Store, servable
 
 PAGE = ROOT / "docs" / "scale.md"
@@ -114,6 +114,9 @@ def text(found: results.Results, source: str, http_us: float | None = None, core
         "largest": largest,
         "example": example,
         "three_quarters": 0.75 * fleet.held(of, LIMIT_MS) if of else 0.0,
+        "holds": fleet.held(of, LIMIT_MS) if of else 0.0,
+        "replicas": balancing.REPLICAS,
+        "balancers": _balancers(of) if of else [],
         "fullest": fleet.FULLEST,
         "windows": _windows(of) if of else [],
         "surges": _surges(of) if of else [],
@@ -241,6 +244,16 @@ def rounded_up(cores: int) -> int:
     """Cores with the two digits that another run would find again, rounded up: too few would not hold the load."""
     step: int = 10 ** max(0, len(str(cores)) - 2)
     return -(-cores // step) * step
+
+
+def _balancers(of: fleet.Service) -> list[dict[str, Any]]:
+    """Replicas at what they hold by chance, and what they hold, by what their balancer knows."""
+    rate, found = fleet.held(of, LIMIT_MS), []
+    for name in balancing.BALANCERS:
+        met, holds = balancing.simulate(of, rate, name), balancing.held(of, LIMIT_MS, name)
+        cores = (fleet.needed(RATES[-1], holds) or 0) * of.cores
+        found.append({"name": name, "p50_ms": met.p50_ms, "p99_ms": met.p99_ms, "holds": holds, "cores": cores})
+    return found
 
 
 def _windows(of: fleet.Service) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """A simulation of replicas behind a load balancer, from the service times that a run measured. Seeded and pure.
 
 Requests are handed out at random, as many balancers without a common memory do: every replica then sees Poisson
-arrivals of its own, all are alike, and simulating one simulates them all. A replica takes what waits, in powers of two
-up to its best batch, as `benchmarks.measuring.server` does for real.
+arrivals of its own, all are alike, and simulating one simulates them all (`balancing` has other balancers). A replica
+takes what waits, in powers of two up to its best batch, as `benchmarks.measuring.server` does for real.
 """
 
 from __future__ import annotations
