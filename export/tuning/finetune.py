@@ -8,6 +8,7 @@ works on Keras 3 networks and on `tf_keras` ones with the wrappers of the compre
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import time
 from collections.abc import Sequence
@@ -201,6 +202,7 @@ class _Run:
                 verbose=0,
                 callbacks=[*callbacks, watcher(self, self.recipe.batch_size, len(x), time.monotonic())],
             )
+            gc.collect()  # `tf_keras` leaves the images of every fit in a cycle
         row = {
             "epoch": self.state.epoch + 1,
             "loss": self.state.sums["loss"] / self.state.sums["images"],

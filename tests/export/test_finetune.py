@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,17 @@ def test_a_weight_or_an_answer_that_is_nan_is_an_error(digits: Any, tmp_path: Pa
     with pytest.raises(KilnError, match="a weight is NaN or infinite in epoch 1"):
         run.save()
     assert not any(work.checkpoints.glob("e*"))
+
+
+def test_the_images_of_an_epoch_are_let_go(digits: Any, tmp_path: Path) -> None:
+    """`tf_keras` keeps those of every fit in a cycle: gigabytes, until Python happens to look for cycles."""
+    import tf_keras
+
+    gc.collect()
+    gc.disable()
+    try:
+        finetune.tune(tf_keras, network(tf_keras), work_of(digits, tmp_path, 1e-2))
+        held = [thing for thing in gc.get_objects() if getattr(type(thing), "__name__", "") == "EagerTensor"]
+        assert sum(tuple(tensor.shape) == digits.x_train.shape for tensor in held) <= 1  # after four epochs
+    finally:
+        gc.enable()
