@@ -526,6 +526,11 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, frozenset[str
     return name, flags
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on, or all there are where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions of the named distributions; those that are not installed are left out."""
     from importlib import metadata

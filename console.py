@@ -16,6 +16,8 @@ from typer.core import TyperGroup
 
 from catalog import KilnError
 
+LOOKED_FOR = ("jax", "sklearn")  # imported by TensorFlow and Keras where they find them, and used by nobody here
+
 out = rich.console.Console()
 err = rich.console.Console(stderr=True)
 

@@ -120,7 +120,7 @@ class Nursery:
 
 def main(served: socket.socket) -> None:
     """Forks a worker for every message, until nobody is there to send one."""
-    with console.overlooked("jax", "sklearn"):
+    with console.overlooked(*console.LOOKED_FOR):
         import keras  # noqa: F401  # TensorFlow with it
 
     gc.freeze()  # what was imported stays where it is, in pages that the workers share

@@ -79,8 +79,8 @@ def jitter(x: Images, rng: np.random.Generator, strength: float = 0.2, hue: floa
 
 
 def _blocks(n: int, size: int = 64) -> Iterator[slice]:
-    """`n` images in blocks whose float32 stay in a processor's second cache."""
-    return (slice(begin, min(begin + size, n)) for begin in range(0, n, size))
+    """`n` images in blocks, by default such that their float32 stay in a processor's second cache."""
+    return (slice(begin, begin + size) for begin in range(0, n, size))
 
 
 def _hue_matrix(turn: NDArray[Any]) -> NDArray[np.float32]:
@@ -96,8 +96,7 @@ def resize(x: Images, height: int, width: int) -> Images:
     """Images of `height` x `width` by a triangle filter that averages when it shrinks (no aliasing)."""
     rows, columns = _filter(x.shape[1], height), _filter(x.shape[2], width)
     out = np.empty((len(x), height, width, 3), np.uint8)
-    for begin in range(0, len(x), 2048):
-        part = slice(begin, begin + 2048)
+    for part in _blocks(len(x), 2048):
         z = np.einsum("ih,nhwc->niwc", rows, x[part].astype(np.float32), optimize=True)
         out[part] = np.rint(np.einsum("jw,niwc->nijc", columns, z, optimize=True))
     return out

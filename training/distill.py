@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog import ROOT, DatasetInfo, KilnError, Store, VariantCard
+from catalog import ROOT, DatasetInfo, KilnError, Store, VariantCard, usable_cores
 from training.data import Dataset
 
 Labels = Callable[[NDArray[np.uint8], Callable[[], None]], NDArray[np.float32]]
@@ -78,7 +78,7 @@ def _onnx(path: Path, batch: int) -> Labels:
         raise KilnError(f"{path} can only teach where onnxruntime is installed: {error}") from error
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # Keras computes between its calls
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     (images_name,) = (one.name for one in session.get_inputs())

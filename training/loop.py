@@ -57,7 +57,7 @@ def keras_namespace(mixed_precision: bool = False) -> Any:
     if backend not in BACKENDS:
         raise KilnError(f"KERAS_BACKEND={backend[:40]} is none of {', '.join(BACKENDS)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with console.without_banners(), console.overlooked(*({"jax", "sklearn"} - {backend})):
+    with console.without_banners(), console.overlooked(*({*console.LOOKED_FOR} - {backend})):
         import keras
 
     faster = mixed_precision and devices.gains_from_bfloat16(keras)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.scale.fleet import FULLEST, Service
+from benchmarks.scale.fleet import Service, rate_held
 
 REPLICAS = 16
 QUERIES = 20_000  # for all of them
@@ -49,8 +49,8 @@ class _Replica:
                     break
                 ready += 1
             size = 1 << (ready.bit_length() - 1)
-            late = float(np.interp(self._luck.random(), (0, 0.5, 0.9, 0.99, 1), self._of.spread_s))
-            self._free, self._computing = start + max(0.0, self._seconds[size] + late), size
+            spent = max(0.0, self._seconds[size] + float(self._of.beyond(self._luck.random())))
+            self._free, self._computing = start + spent, size
             self.latencies += [self._free - self._waiting.popleft() for _ in range(size)]
 
     def outstanding(self, now: float) -> int:
@@ -98,23 +98,16 @@ def simulate(
     """
     arrivals, luck = random.Random(seed), random.Random(seed + 1)
     fleet = [_Replica(of, random.Random(seed + 2 + number)) for number in range(replicas)]
-    choose, now, settled = BALANCERS[balancer], 0.0, queries // 10
+    choose, now, unsettled = BALANCERS[balancer], 0.0, queries // 10 // replicas
     for number in range(queries):
         now += arrivals.expovariate(1) / (rate * replicas)
-        chosen = fleet[choose(fleet, now, luck, number)]
-        chosen.until(now)
-        chosen.take(now)
+        fleet[choose(fleet, now, luck, number)].take(now)
     for replica in fleet:
         replica.until(float("inf"))
-    met = [latency for one in fleet for latency in one.latencies[settled // replicas :]]  # not those of the empty ones
+    met = [latency for one in fleet for latency in one.latencies[unsettled:]]  # the first meet empty ones
     return Balanced(*(float(np.percentile(met, q)) * 1e3 for q in (50, 99)))
 
 
 def held(of: Service, limit_ms: float, balancer: str, replicas: int = REPLICAS, seed: int = 0) -> float:
     """The highest rate of each replica, in images/s, that keeps p99 under the limit, up to `FULLEST`."""
-    low, high = 0, FULLEST
-    while low < high:
-        middle = (low + high + 1) // 2
-        fine = simulate(of, middle / 100 * of.capacity, balancer, replicas, seed).p99_ms <= limit_ms
-        low, high = (middle, high) if fine else (low, middle - 1)
-    return low / 100 * of.capacity
+    return rate_held(of, lambda rate: simulate(of, rate, balancer, replicas, seed).p99_ms <= limit_ms)

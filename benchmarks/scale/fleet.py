@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +32,7 @@ class Service:
     process disturbs a batch of any size for as long. `http_s` is processor time of each request beside the batch.
     """
 
-    batch_s: dict[int, float]
+    batch_s: dict[int, float] = field(hash=False)
     cores: int
     spread_s: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
     http_s: float = 0.0
@@ -38,6 +40,10 @@ class Service:
     def seconds(self, size: int) -> float:
         """Median time of a batch; HTTP included."""
         return self.batch_s[size] + size * self.http_s
+
+    def beyond(self, luck: Any) -> Any:
+        """Seconds beyond the median of batches as disturbed as these numbers in 0..1 say."""
+        return np.interp(luck, (0, 0.5, 0.9, 0.99, 1), self.spread_s)
 
     @property
     def most(self) -> int:
@@ -92,12 +98,16 @@ def _service(times: tuple[float, float, float], rates_at: dict[str, float], thre
 
 def _spread_share(of: Service, rate: float, p99_ms: float) -> float:
     """The largest share of its spread, to a 64th, with which a replica keeps a p99 at a rate; 0 if with none."""
-    low, high = 0, 64
+    return highest(64, lambda count: simulate(_drawn_together(of, count / 64), rate).p99_ms <= p99_ms) / 64
+
+
+def highest(most: int, fine: Callable[[int], bool]) -> int:
+    """The highest count up to `most` that is fine, where all below one that is are too; 0 if none is."""
+    low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
-        fine = simulate(_drawn_together(of, middle / 64), rate).p99_ms <= p99_ms
-        low, high = (middle, high) if fine else (low, middle - 1)
-    return low / 64
+        low, high = (middle, high) if fine(middle) else (low, middle - 1)
+    return low
 
 
 def _drawn_together(of: Service, share: float) -> Service:
@@ -130,8 +140,7 @@ def simulate(
     """
     arrivals, luck = _drawn(seed, queries)
     due = arrivals / rate
-    extra = np.interp(luck, (0, 0.5, 0.9, 0.99, 1), of.spread_s)
-    latencies, batches, busy = _served(of, due, extra, window_s)
+    latencies, batches, busy = _served(of, due, of.beyond(luck), window_s)
     settled = latencies[queries // 10 :] * 1e3  # the first requests meet an empty replica
     p50, p99 = (float(np.percentile(settled, q)) for q in (50, 99))
     late = float((settled > limit_ms).mean())
@@ -169,14 +178,15 @@ def _served(
     return latencies, batches, busy
 
 
+@functools.lru_cache(maxsize=64)
 def held(of: Service, limit_ms: float, window_s: float = 0.0, seed: int = 0) -> float:
     """The highest rate of one replica, in images/s, that keeps p99 under the limit, up to `FULLEST`."""
-    low, high = 0, FULLEST
-    while low < high:
-        middle = (low + high + 1) // 2
-        fine = simulate(of, middle / 100 * of.capacity, window_s, seed).p99_ms <= limit_ms
-        low, high = (middle, high) if fine else (low, middle - 1)
-    return low / 100 * of.capacity
+    return rate_held(of, lambda rate: simulate(of, rate, window_s, seed).p99_ms <= limit_ms)
+
+
+def rate_held(of: Service, fine: Callable[[float], bool]) -> float:
+    """The highest rate of a replica that is fine, in percents of its capacity up to `FULLEST`."""
+    return highest(FULLEST, lambda percent: fine(percent / 100 * of.capacity)) / 100 * of.capacity
 
 
 def needed(rate: float, each: float) -> int | None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from catalog import KilnError, Recipe
 from export.transforms import Progress, Stopped, Work
 from export.tuning import steps as steps
-from training import epochs, kernels, optimize
+from training import epochs, optimize
 from training.checkpoint import Checkpoints, State
 from training.watcher import watcher
 
@@ -110,8 +110,6 @@ class _Run:
             steps_per_execution=STEPS_A_CALL if model.count_params() < 1_000_000 else 1,
         )
         self.optimizer.build(model.trainable_variables)
-        if keras.__name__ != "tf_keras":
-            kernels.update(keras, self.optimizer)
         self.state = State(self.identity, epoch=0, step=0)
         self.saved_at = self.begun = time.monotonic()
 

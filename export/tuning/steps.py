@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog import Recipe
-from training import optimize
+from training import kernels, optimize
 
 PREDICT_BATCH = 500
 _KEPT_FROM_DECAY = ["bias", "gamma", "beta", "centroids"]
@@ -18,7 +18,9 @@ _KEPT_FROM_DECAY = ["bias", "gamma", "beta", "centroids"]
 def optimizer(keras: Any, recipe: Recipe, steps_per_epoch: int) -> Any:
     """The recipe's optimizer in either Keras; biases, BatchNorm and centroids do not decay."""
     if keras.__name__ != "tf_keras":
-        return optimize.optimizer(keras, recipe, steps_per_epoch)
+        faster = optimize.optimizer(keras, recipe, steps_per_epoch)
+        kernels.update(keras, faster)
+        return faster
     common: dict[str, Any] = {
         "learning_rate": _table(keras, optimize.learning_rates(recipe, steps_per_epoch)),
         "weight_decay": recipe.weight_decay or None,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -168,11 +167,7 @@ def fitting_threads(settings: Settings, groups: Path = Path("/sys/fs/cgroup")) -
     These are the cores that it may run on, or fewer where a container's processor time is limited: threads beyond that
     would only be stopped for the rest of each period.
     """
-    return min(settings.threads, max(1, int(min(_cores(), _quota(groups)) / settings.workers)))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(settings.threads, max(1, int(min(catalog.usable_cores(), _quota(groups)) / settings.workers)))
 
 
 def _quota(groups: Path) -> float:
@@ -285,7 +280,7 @@ def load(settings: Settings) -> Repository:
     searched, models, left_out = stores(settings), {}, []
     for name, store in owners(searched).items():
         left_out += stale(store, name)
-        if model := load_model(store, name, settings, abreast=_cores()):
+        if model := load_model(store, name, settings, abreast=catalog.usable_cores()):
             models[name] = model
             left_out += model.choice.warnings
     if not models:

@@ -23,7 +23,7 @@ STEPS = 3  # after which a stopped run stops
 
 def main(root: str, out: str, text: str, stop: str = "") -> None:
     os.environ["TF_DETERMINISTIC_OPS"] = "1"
-    with console.overlooked("jax", "sklearn"):
+    with console.overlooked(*console.LOOKED_FOR):
         import keras  # noqa: F401
     from training import data
 

@@ -122,17 +122,18 @@ def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
         np.testing.assert_array_equal(a, b)
 
 
-class Recipes:
-    sgd = Recipe(optimizer="sgd", learning_rate=0.05, schedule="cosine", weight_decay=5e-3, average=0.9)
-    plain = Recipe(optimizer="sgd", learning_rate=0.05)
-    adam = Recipe(optimizer="adam", learning_rate=1e-2, average=0.9)
-    adamw = Recipe(optimizer="adamw", learning_rate=1e-2, schedule="onecycle", weight_decay=0.05, average=0.9)
+OPTIMIZERS = {
+    "sgd": Recipe(optimizer="sgd", learning_rate=0.05, schedule="cosine", weight_decay=5e-3, average=0.9),
+    "plain": Recipe(optimizer="sgd", learning_rate=0.05),
+    "adam": Recipe(optimizer="adam", learning_rate=1e-2, average=0.9),
+    "adamw": Recipe(optimizer="adamw", learning_rate=1e-2, schedule="onecycle", weight_decay=0.05, average=0.9),
+}
 
 
-@pytest.mark.parametrize("name", ["sgd", "plain", "adam", "adamw"])
-def test_an_update_in_one_operation_is_keras_own(name: str) -> None:
+@pytest.mark.parametrize("recipe", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_update_in_one_operation_is_keras_own(recipe: Recipe) -> None:
     """Weights, moments, decay and average, over eight steps, the first of which only copies into the average."""
-    keras, recipe = keras_namespace(), getattr(Recipes, name)
+    keras = keras_namespace()
     rng = np.random.default_rng(0)
     start = [rng.normal(size=shape).astype(np.float32) for shape in ((3, 3, 3, 4), (4,), (4, 2))]
     gradients = [[rng.normal(size=w.shape).astype(np.float32) for w in start] for _ in range(8)]
