@@ -72,6 +72,7 @@ class Recipe:
     cutout: int = 0  # side of the erased square in pixels
     mixup: float = 0.0  # alpha of the Beta distribution
     cutmix: float = 0.0  # alpha of the Beta distribution
+    views: int = 0  # augmentations of the training images, after which they come again; 0 is new ones in every epoch
     sizes: tuple[tuple[float, int], ...] = ()  # (share of the run, side for 32x32 pictures): small first
     average: float = 0.0  # momentum of the weights' exponential moving average, less in short runs; 0 is none
     class_weights: bool = False  # inverse to the class frequencies

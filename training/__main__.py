@@ -31,6 +31,10 @@ DatasetOption = Annotated[str, typer.Option("--dataset", "-d", help="a file of t
 RootOption = Annotated[Path | None, typer.Option(help="the data set's folder; `folder` needs it")]
 RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="one of the recipes beside the model")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of weights, order and augmentation")]
+ViewsOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="augmentations of each image before they come again, 0: never [16 with a teacher]"),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="start over, replacing what is there")]
 
 
@@ -54,6 +58,7 @@ def train(
         ),
     ] = None,
     teacher: Annotated[str, typer.Option(help="a trained model or model/onnx-variant to distil from")] = "",
+    views: ViewsOption = None,
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="time between checkpoints")] = 60.0,
     devices: Annotated[int, typer.Option(min=0, help="that share each batch; 0 is every GPU there is")] = 0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="also logs epochs for TensorBoard")] = False,
@@ -73,8 +78,7 @@ def train(
     given |= {"flip_at_test": flip_at_test} if flip_at_test is not None else {}
     if teacher and teacher == (name or model):
         raise KilnError(f"{teacher} cannot be taught by itself, which it would replace; keep both with --name")
-    given |= {"teacher": teacher} if teacher else {}
-    chosen = dataclasses.replace(_recipe(model, recipe), **given)
+    chosen = _taught(dataclasses.replace(_recipe(model, recipe), **given), teacher, views)
     Store(store).model_dir(name or model)
     loaded = data.load(dataset, root=root, validation=chosen.validation)
     job = _job(name or model, model, recipe, chosen, loaded, Store(store))
@@ -167,6 +171,7 @@ def seeds(
     recipe: RecipeOption = "cpu",
     count: Annotated[int, typer.Option("--seeds", min=1, help="how many, from 0")] = 3,
     teacher: Annotated[str, typer.Option(help="as for train; trains with and without it")] = "",
+    views: ViewsOption = None,
     store: StoreOption = None,
     out: Annotated[Path | None, typer.Option(help="a JSON file for the figures")] = None,
     force: ForceOption = False,
@@ -177,7 +182,7 @@ def seeds(
 
     plain, opened = _recipe(model, recipe), Store(store)
     loaded = data.load(dataset, root=root, validation=plain.validation)
-    recipes = [plain, *([dataclasses.replace(plain, teacher=teacher)] if teacher else [])]
+    recipes = [plain, *([_taught(plain, teacher, views)] if teacher else [])]
     jobs = [_job(model, model, recipe, one, loaded, opened) for one in recipes]
     cure = f"lower the learning_rate of its recipe {recipe} in training/models/{model}.py"
     for job in jobs if force else []:
@@ -254,6 +259,15 @@ def _recipe(model: str, name: str) -> Recipe:
     if name not in recipes:
         raise KilnError(f"{model} has no recipe {name!r}; it has: {', '.join(recipes)}")
     return recipes[name]
+
+
+def _taught(recipe: Recipe, teacher: str, views: int | None) -> Recipe:
+    """The recipe with this teacher, if one is named, which is asked about so many views of each image."""
+    from training.distill import VIEWS
+
+    if teacher:
+        recipe = dataclasses.replace(recipe, teacher=teacher, views=recipe.views or VIEWS)
+    return recipe if views is None else dataclasses.replace(recipe, views=views)
 
 
 def _run_or_stop(job: Job, cure: str, tensorboard: bool = False) -> Card:

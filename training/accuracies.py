@@ -54,9 +54,10 @@ def _anywhere(command: str) -> str:
 
 
 def current(card: Card) -> bool:
-    """Whether a card's recipe is still the one of that name, but for a teacher."""
-    recipe = recipe_of(card)
-    return recipe is not None and card.whole_recipe == {**recipe.decisive(), "teacher": card.recipe.get("teacher", "")}
+    """Whether a card's recipe is still the one of that name, but for a teacher and the views it was asked about."""
+    recipe, was = recipe_of(card), card.whole_recipe
+    added = {key: was[key] for key in ("teacher", "views") if was["teacher"]}
+    return recipe is not None and was == {**recipe.decisive(), **added}
 
 
 def recipe_of(card: Card) -> Recipe | None:

@@ -14,10 +14,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog import ROOT, DatasetInfo, KilnError, Store, VariantCard, usable_cores
+from catalog import ROOT, DatasetInfo, KilnError, Recipe, Store, VariantCard, usable_cores
+from training import devices, epochs
 from training.data import Dataset
 
+VIEWS = 16  # of each training image that a teacher is asked about, unless a recipe or `--views` says otherwise
 Labels = Callable[[NDArray[np.uint8], Callable[[], None]], NDArray[np.float32]]
+
+
+class Taught:
+    """A teacher's answers about the images of each epoch, asked for once where the recipe's `views` come again."""
+
+    def __init__(self, recipe: Recipe, data: Dataset, seed: int, labels: Labels, count: int = 1) -> None:
+        """`labels` answers numbers of images that `count` devices can share."""
+        self._recipe, self._data, self._seed, self._labels, self._count = recipe, data, seed, labels, count
+        self._known: dict[tuple[int, ...], NDArray[np.float32]] = {}  # by view and size, in the data's order
+
+    def about(self, x: NDArray[np.uint8], epoch: int, between: Callable[[], None]) -> NDArray[np.float32]:
+        """The answers `[N, classes]` about the epoch's images as `epochs.draw` gave them, in their order."""
+        if not self._recipe.views:
+            return self._asked(x, between)
+        seen = (epochs.view(self._recipe, epoch), *x.shape[1:3])
+        blank = np.full((len(self._data.x_train), len(self._data.classes)), np.nan, np.float32)
+        known = self._known.setdefault(seen, blank)
+        order = epochs.order(self._data, self._seed, epoch)[: len(x)]
+        new = np.isnan(known[order, 0])
+        if new.any():  # all, or what sat the earlier epochs out
+            known[order[new]] = self._asked(x[new], between)
+        return known[order]
+
+    def _asked(self, x: NDArray[np.uint8], between: Callable[[], None]) -> NDArray[np.float32]:
+        whole = epochs.sized(x, *self._data.x_train.shape[1:3])  # a teacher knows images of its own size only
+        return self._labels(devices.padded(whole, self._count), between)[: len(x)]
 
 
 def sha256_of_teacher(store: Store, teacher: str, dataset: Dataset) -> str:

@@ -19,17 +19,31 @@ def draw(
 ) -> tuple[Images, Targets, NDArray[np.float32] | None]:
     """One epoch's images, targets and, where classes are weighted, sample weights: shuffled, augmented and sized.
 
-    Every device gets the same number of images; what is left over sits this epoch out.
+    Every device gets the same number of images; what is left over sits this epoch out. Where the recipe's `views` are
+    limited, those of another epoch come in another order.
     """
-    classes = len(data.classes)
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(data.x_train))
-    y = data.y_train[order]
-    weight = class_weights(data)[y] if recipe.class_weights else None
-    x, targets = augment(recipe, data.x_train[order], np.eye(classes, dtype=np.float32)[y], rng)
+    rng, labels = np.random.default_rng([seed, epoch]), np.eye(len(data.classes), dtype=np.float32)
+    shuffled = rng.permutation(len(data.x_train))
+    if recipe.views:
+        again = np.random.default_rng([seed, view(recipe, epoch), recipe.views])
+        x, targets = augment(recipe, data.x_train, labels[data.y_train], again)
+        x, targets = x[shuffled], targets[shuffled]
+    else:
+        x, targets = augment(recipe, data.x_train[shuffled], labels[data.y_train[shuffled]], rng)
+    weight = class_weights(data)[data.y_train[shuffled]] if recipe.class_weights else None
     x = sized(x, *size_at(recipe, epoch, *x.shape[1:3]))
     whole = len(x) - len(x) % devices
     return x[:whole], targets[:whole], weight if weight is None else weight[:whole]
+
+
+def order(data: Dataset, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Which training image is the first, the second, … of an epoch that `draw` draws."""
+    return np.random.default_rng([seed, epoch]).permutation(len(data.x_train))
+
+
+def view(recipe: Recipe, epoch: int) -> int:
+    """Which of the augmentations an epoch has; of two epochs with the same one, each image looks the same."""
+    return epoch % recipe.views if recipe.views else epoch
 
 
 def class_weights(data: Dataset) -> NDArray[np.float32]:

@@ -198,10 +198,11 @@ class _Run:
             steps_per_execution=STEPS_A_CALL if model.count_params() < 1_000_000 and count == 1 else 1,
         )
         self.optimizer.build(model.trainable_variables)
-        self.labels = None
+        self.taught = None
         if teacher := job.recipe.teacher:
             kept = job.teachers or job.store
-            self.labels = distill.labeller(keras, kept, teacher, job.recipe.temperature, PREDICT_BATCH * count)
+            labels = distill.labeller(keras, kept, teacher, job.recipe.temperature, PREDICT_BATCH * count)
+            self.taught = distill.Taught(job.recipe, job.dataset, job.seed, labels, count)
         self.state = State(_identity(job, keras), epoch=0, step=0)
         self.size: tuple[int, int] | None = None  # of the images that the network is compiled for
         self.stop_asked = False
@@ -260,9 +261,9 @@ class _Run:
     def epoch(self, x: Any, y: Any, weight: Any) -> None:
         """Trains what is left of the current epoch, measures it and opens the next."""
         begun, done = time.monotonic(), self.state.step * self.job.recipe.batch_size
-        if self.labels is not None:
-            seen = epochs.sized(x, *self.job.dataset.x_train.shape[1:3])  # a teacher knows images of its own size only
-            y = np.concatenate([y, self.labels(seen, self.settle)], axis=1)  # [N, 2 * classes]
+        if self.taught is not None:
+            answers = self.taught.about(x, self.state.epoch, self.settle)
+            y = np.concatenate([y, answers], axis=1)  # [N, 2 * classes]
         self.compiled_for(x.shape[1:3])
         if done < len(x):
             self.model.fit(

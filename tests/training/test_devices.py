@@ -53,7 +53,7 @@ with devices.spread(keras, 3) as count:
     store.model_dir("teacher").mkdir()
     teacher.save(store.model_dir("teacher") / "model.keras")
     run = loop.prepare(Job("m", "lenet", "test", recipe, few, 0, store, devices=3), count)
-    print(json.dumps(run.labels(run.draw(0)[0], lambda: None).shape))
+    print(json.dumps(run.taught.about(run.draw(0)[0], 0, lambda: None).shape))
 """
 
 

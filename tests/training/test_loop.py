@@ -148,6 +148,52 @@ def test_a_student_learns_its_teachers_answers_rather_than_the_labels(taught, fe
     assert (said == few.y_train).mean() > 0.8
 
 
+def test_views_that_come_again_are_the_same_images_in_another_order(few):
+    recipe = Recipe(augment="advanced", mixup=0.5, views=2, epochs=4)
+    drawn = []
+    for epoch in range(4):
+        x, targets, _ = epochs.draw(recipe, few, 0, epoch)
+        back = np.argsort(epochs.order(few, 0, epoch))
+        assert not np.array_equal(x, x[back])
+        drawn.append((x[back], targets[back]))
+    for (images, targets), (again, targets_again) in zip(drawn[:2], drawn[2:], strict=True):
+        np.testing.assert_array_equal(images, again)
+        np.testing.assert_array_equal(targets, targets_again)
+    assert not np.array_equal(drawn[0][0], drawn[1][0])
+    assert not np.array_equal(drawn[0][0], epochs.draw(recipe, few, 1, 0)[0][np.argsort(epochs.order(few, 1, 0))])
+
+
+@pytest.mark.parametrize("devices_", [1, 5])
+def test_a_teacher_is_asked_about_each_view_once(few, devices_):
+    """Of 48 images five devices can share 45; which three sit out differs between epochs."""
+    asked = []
+
+    def labels(x, between):
+        asked.append(len(x))
+        assert len(x) % devices_ == 0
+        return np.repeat(x.mean(axis=(1, 2, 3), dtype=np.float64)[:, None], 10, axis=1).astype(np.float32)
+
+    recipe = Recipe(augment="basic", sizes=((0.0, 16), (0.5, 32)), views=2, epochs=12)
+    taught = distill.Taught(recipe, few, 0, labels, devices_)
+    for epoch in range(12):
+        x, _, _ = epochs.draw(recipe, few, 0, epoch, devices_)
+        whole = epochs.sized(x, 32, 32).mean(axis=(1, 2, 3))
+        np.testing.assert_allclose(taught.about(x, epoch, lambda: None)[:, 3], whole, rtol=1e-6)
+    assert [n for n in asked if n > 10] == [48 - 48 % devices_] * 4, "two views, each small and whole"
+    assert sum(n for n in asked if n <= 10) == (0 if devices_ == 1 else 20), "three that sat out, five at a time"
+
+
+def test_a_run_with_views_and_a_teacher_goes_on_to_the_same_weights(taught, few):
+    asked = job(few, taught, teacher="tiny", views=2, epochs=4, augment="basic")
+    whole = loop.train(dataclasses.replace(asked, model="whole")).model.get_weights()
+    stopped = dataclasses.replace(asked, model="halted", watch=lambda done, total, _: done >= total * 0.6)
+    with pytest.raises(loop.Interrupted):
+        loop.train(stopped)
+    after = loop.train(dataclasses.replace(stopped, watch=None)).model.get_weights()
+    for a, b in zip(whole, after, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_store_that_cannot_be_written_is_noticed_before_the_first_step(few, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("it began"))
     (tmp_path / "m").write_text("a file where the model's folder has to be")
