@@ -101,6 +101,21 @@ class Recipe:
             if typing.get_origin(kind) is Literal and given not in known:
                 raise KilnError(f"a recipe's {name} is one of {', '.join(known)}, not {str(given)[:40]!r}")
 
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Recipe:
+        """A recipe from JSON, whose pairs and tuples arrive as lists; fields that are missing are at their defaults.
+
+        Raises:
+            KilnError: A field takes other values.
+            ValueError: A field is unknown or of another type.
+        """
+        lists: dict[str, Any] = {key: fields[key] for key in ("step_at", "sizes") if key in fields}
+        plain = from_json(cls, {key: value for key, value in fields.items() if key not in lists})
+        if "sizes" in lists:
+            lists["sizes"] = map(tuple, lists["sizes"])
+        tuples: dict[str, Any] = {key: tuple(values) for key, values in lists.items()}
+        return dataclasses.replace(plain, **tuples)
+
     def decisive(self) -> dict[str, Any]:
         """The fields that change the weights, as JSON has them: a run may be resumed only with the same ones."""
         told = {"expects", "where", "minutes", "source"}

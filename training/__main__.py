@@ -194,6 +194,37 @@ def seeds(
         catalog.write_atomic(out, several.to_json(model, dataset, [figures for figures, _ in made], cards))
 
 
+@app.command("restore")
+def restore(
+    model: Annotated[str, typer.Argument(help="a model of the zoo, or of --source")],
+    source: Annotated[Path | None, typer.Option(help="the store that has its float ONNX variant [zoo]")] = None,
+    root: RootOption = None,
+    name: Annotated[str, typer.Option(help="what to call it in the store [the model's name]")] = "",
+    store: StoreOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Makes a network trainable again from its float ONNX variant: no training before it is pruned or fine-tuned."""
+    from training import data
+    from training import restore as restored
+    from training.job import Job, alone
+
+    known, path = restored.variant_of(Store(source or catalog.ROOT / "zoo"), model)
+    loaded = data.load(
+        known.dataset.name, root=root or known.dataset.root or None, validation=known.whole_recipe["validation"]
+    )
+    if loaded.sha256 != known.dataset.sha256:
+        raise KilnError(f"{model} was trained on other data than this {loaded.name}; give its folder as --root")
+    recipe = Recipe.of(known.recipe)
+    job = Job(name or model, known.architecture, known.recipe_name, recipe, loaded, known.seed, Store(store))
+    job = dataclasses.replace(job, teacher_sha256=known.teacher_sha256)
+    with alone(job):
+        if not force and ((job.folder / catalog.CARD).is_file() or job.checkpoints.any()):
+            raise KilnError(f"{job.folder} has a model or an unfinished run; give --name, or replace it with --force")
+        card = restored.restore(job, known, path, _command(sys.argv[1:]))
+        job.checkpoints.clear()
+    console.out.print(f"{job.model}: {_told(card)}; in {job.folder}", highlight=False, soft_wrap=True)
+
+
 @app.command("publish")
 def publish(store: StoreOption = None) -> None:
     """Keeps the cards of what recipes made of CIFAR-10 in results/training/; writes docs/accuracies.md from them."""

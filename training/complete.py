@@ -17,10 +17,14 @@ from training.job import Job
 from training.loop import PREDICT_BATCH, Trained
 
 MODEL_FILE = "model.keras"
+FLIPPED = "test-time flip: every prediction is the mean over the image and its mirror image"
 
 
-def complete(job: Job, trained: Trained, command: str) -> Card:
+def complete(job: Job, trained: Trained, command: str, known: Card | None = None, notes: str = "") -> Card:
     """Saves and evaluates a trained network; the card comes last, so a folder with a card is whole.
+
+    Of a network whose training somebody else has told of, `known` is that card: what it says of how it was trained is
+    taken over.
 
     Raises:
         RuntimeError: The file that was saved does not predict what the trained network predicts.
@@ -39,7 +43,10 @@ def complete(job: Job, trained: Trained, command: str) -> Card:
     if not np.allclose(probabilities[:64], np.asarray(saved.predict(data.x_test[:64], verbose=0)), atol=1e-5):
         raise RuntimeError(f"{MODEL_FILE} predicts otherwise than the network it was saved from")
     correct = int((probabilities.argmax(axis=1) == data.y_test).sum())
-    write_atomic(job.folder / HISTORY, history_csv(trained.history))
+    if trained.history:
+        write_atomic(job.folder / HISTORY, history_csv(trained.history))
+    else:
+        (job.folder / HISTORY).unlink(missing_ok=True)
     evaluation.write_evaluation(job.folder, trained.history, data, probabilities, job.model)
     card = Card(
         model=job.model,
@@ -49,22 +56,20 @@ def complete(job: Job, trained: Trained, command: str) -> Card:
         seed=job.seed,
         dataset=data.info,
         accuracy=Accuracy.of(correct, len(probabilities)),
-        train_top1=round(100 * trained.history[-1]["accuracy"], 4),
+        train_top1=known.train_top1 if known else round(100 * trained.history[-1]["accuracy"], 4),
         parameters=plain.count_params(),
         macs=network.macs(plain) * (2 if job.recipe.flip_at_test else 1),
         weights_sha256=network.weights_sha256(plain),
         train_seconds=round(trained.seconds, 1),
-        device=device(keras),
-        versions={"python": platform.python_version(), **catalog.versions("keras", keras.backend.backend(), "numpy")},
+        device=known.device if known else device(keras),
+        versions=known.versions if known else versions(keras),
         commit=trained.commit,
         command=command,
         created=catalog.now(),
-        files={name: sha256_of(job.folder / name) for name in (MODEL_FILE, HISTORY)},
+        files={name: sha256_of(job.folder / name) for name in [MODEL_FILE, *([HISTORY] if trained.history else [])]},
         teacher_sha256=job.teacher_sha256,
-        notes="test-time flip: every prediction is the mean over the image and its mirror image"
-        if job.recipe.flip_at_test
-        else "",
-        compute_dtype=compute_dtype,
+        notes="; ".join(filter(None, [FLIPPED if job.recipe.flip_at_test else "", notes])),
+        compute_dtype=known.compute_dtype if known else compute_dtype,
     )
     write_atomic(job.folder / catalog.CARD, to_json(card))
     return card
@@ -77,6 +82,11 @@ def _save(keras: Any, model: Any, path: Path) -> Any:
     write_atomic(path, temporary.read_bytes())
     temporary.unlink()
     return keras.models.load_model(path, compile=False)
+
+
+def versions(keras: Any) -> dict[str, str]:
+    """Of Python, Keras, its backend and NumPy."""
+    return {"python": platform.python_version(), **catalog.versions("keras", keras.backend.backend(), "numpy")}
 
 
 def device(keras: Any) -> str:

@@ -82,7 +82,7 @@ def labeller(keras: Any, store: Store, teacher: str, temperature: float, batch: 
     model, _, version = teacher.partition("/")
     if version:
         kept, variant = _variant(store, model, version)
-        answers = _onnx(kept.variant_dir(variant.variant) / variant.file, batch)
+        answers = answers_of(kept.variant_dir(variant.variant) / variant.file, batch)
     else:
         answers = _keras(keras, store.model_dir(model) / "model.keras", batch)
     return lambda images, between: soften(answers(images, between), temperature)
@@ -98,12 +98,18 @@ def _keras(keras: Any, path: Path, batch: int) -> Labels:
     return answers
 
 
-def _onnx(path: Path, batch: int) -> Labels:
-    """By ONNX Runtime on the CPU, on all cores that the process may use or `OMP_NUM_THREADS` allows it."""
+def answers_of(path: Path, batch: int) -> Labels:
+    """Of an ONNX file, its probabilities as they are, by ONNX Runtime on the CPU.
+
+    It takes all cores that the process may use or `OMP_NUM_THREADS` allows it.
+
+    Raises:
+        KilnError: ONNX Runtime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError as error:
-        raise KilnError(f"{path} can only teach where onnxruntime is installed: {error}") from error
+        raise KilnError(f"{path} needs onnxruntime; run: pip install -r requirements/export.txt") from error
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())

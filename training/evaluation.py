@@ -86,7 +86,7 @@ def write_evaluation(
 
     Args:
         folder: The model's folder.
-        history: The rows of history.csv.
+        history: The rows of history.csv; none where nobody knows them, and no curves then.
         data: The data set; its test labels are the truth.
         probabilities: float32 `[N, classes]` on the test split.
         title: The model's name.
@@ -102,7 +102,7 @@ def write_evaluation(
     }
     chosen = np.concatenate([np.flatnonzero(data.y_train == k)[:8] for k in range(min(len(data.classes), 12))])
     drawn = {
-        "curves": plots.curves(history),
+        **({"curves": plots.curves(history)} if history else {}),
         "confusion": plots.confusion(counts, data.classes),
         "reliability": plots.reliability(
             calibration.counts, calibration.confidence, calibration.accuracy, calibration.error
@@ -113,7 +113,8 @@ def write_evaluation(
     for name, png in drawn.items():
         write_atomic(folder / "plots" / f"{name}.png", png)
     accuracy = Accuracy.of(int(counts.trace()), len(labels))
-    write_atomic(folder / "index.html", _page(title, data, accuracy, calibration, class_scores(counts, data.classes)))
+    scores = class_scores(counts, data.classes)
+    write_atomic(folder / "index.html", _page(title, data, accuracy, calibration, scores, [*drawn]))
 
 
 _FIGURES = {
@@ -135,7 +136,9 @@ td:first-child,th:first-child{text-align:left}
 """
 
 
-def _page(title: str, data: Dataset, a: Accuracy, calibration: Reliability, scores: list[ClassScore]) -> str:
+def _page(
+    title: str, data: Dataset, a: Accuracy, calibration: Reliability, scores: list[ClassScore], drawn: list[str]
+) -> str:
     rows = "".join(
         f"<tr><td>{html.escape(s.name)}</td><td>{s.images}</td><td>{s.precision:.3f}</td><td>{s.recall:.3f}</td>"
         f"<td>{s.f1:.3f}</td></tr>"
@@ -144,12 +147,14 @@ def _page(title: str, data: Dataset, a: Accuracy, calibration: Reliability, scor
     figures = "".join(
         f'<figure><img src="plots/{name}.png" alt="{words}"><figcaption>{words}</figcaption></figure>'
         for name, words in _FIGURES.items()
+        if name in drawn
     )
+    epochs = ', its epochs in <a href="history.csv">history.csv</a>' if "curves" in drawn else ""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style><h1>{html.escape(title)}</h1>"
         f"<p><b>{a.top1:.2f}%</b> of {a.images:,} test images of {html.escape(data.name)} (95% interval {a.low:.2f} to "
         f"{a.high:.2f}); expected calibration error {100 * calibration.error:.1f} points. The run's settings are in "
-        f'<a href="card.json">card.json</a>, its epochs in <a href="history.csv">history.csv</a>.</p>'
+        f'<a href="card.json">card.json</a>{epochs}.</p>'
         f"<table><tr><th>class</th><th>images</th><th>precision</th><th>recall</th><th>F1</th></tr>{rows}</table>{figures}</html>\n"
     )

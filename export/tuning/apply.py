@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog import KilnError, Recipe, from_json, plugin, write_atomic
+from catalog import KilnError, Recipe, plugin, write_atomic
 from export.transforms import MODEL, PACKAGE, Progress, Work
 from training.checkpoint import held
 
@@ -91,7 +91,7 @@ def _transform(request: Transform, stop: Stop) -> dict[str, Any]:
             level=request.level,
             parameters=request.parameters,
             architecture=request.architecture,
-            recipe=recipe_of(request.recipe),
+            recipe=Recipe.of(request.recipe),
             dataset=loaded,
             seed=request.seed,
             parent_sha256=request.parent_sha256,
@@ -102,13 +102,6 @@ def _transform(request: Transform, stop: Stop) -> dict[str, Any]:
         )
     )
     return {"settings": settings, **_looked_at(Path(request.folder) / MODEL, loaded)}
-
-
-def recipe_of(fields: dict[str, Any]) -> Recipe:
-    """A recipe from JSON, whose pairs and tuples arrive as lists."""
-    lists = {"step_at": tuple(fields["step_at"]), "sizes": tuple(tuple(pair) for pair in fields["sizes"])}
-    plain = from_json(Recipe, {key: value for key, value in fields.items() if key not in lists})
-    return Recipe(**{**asdict(plain), **lists})
 
 
 def _deterministic() -> None:

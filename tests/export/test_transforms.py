@@ -23,7 +23,7 @@ from export.onnx import int8, learned, search
 from export.onnx.calibration import Choice
 from export.onnx.int8 import CONVOLUTION, DENSE
 from export.transforms import MODEL, PACKAGE, Progress, Tuning, _kernels, chain, levels, name_of, prune
-from export.tuning.apply import Transform, recipe_of
+from export.tuning.apply import Transform
 from export.worker import Convert, Prepare, Reply
 from tests.export.conftest import Run
 from training import optimize
@@ -78,7 +78,7 @@ def test_fine_tuning_is_a_share_of_the_training() -> None:
     assert (recipe.mixup, recipe.average, recipe.teacher, recipe.sizes) == (0, 0, "", ())
     assert tuned.recipe("vgg16", parent.decisive(), 3) == dataclasses.replace(recipe, epochs=3, optimizer="sgd")
     assert tuned.recipe("lenet", Recipe(epochs=3).decisive()).epochs == tuned.at_least
-    assert recipe_of(json.loads(json.dumps(parent.decisive()))) == parent
+    assert Recipe.of(json.loads(json.dumps(parent.decisive()))) == parent
 
 
 def test_a_teacher_is_the_network_as_trained() -> None:
