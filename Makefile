@@ -92,6 +92,11 @@ export-all: $(READY) ## Convert every trained model to every format and prove wh
 benchmark: $(READY) ## Measure accuracy, latency and size of every variant, and write the report
 	$(BIN)/python -m benchmarks run --store $(STORE) --threads $(THREADS) --out $(OUT) $(if $(MODELS),--models $(MODELS))
 
+.PHONY: compression
+compression: $(READY) ## Measure the transforms that are exported to ONNX, and write docs/compression.md
+	$(BIN)/python -m benchmarks run --store $(STORE) --formats onnx --no-http --threads $(THREADS) --out $(OUT)/compression $(if $(MODELS),--models $(MODELS))
+	$(BIN)/python -m benchmarks compression --results $(OUT)/compression/results.json
+
 .PHONY: training-speed
 training-speed: $(READY) ## Measure the training loop against a bare model.fit
 	$(BIN)/python -m benchmarks.training_speed

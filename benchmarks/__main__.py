@@ -26,6 +26,7 @@ Out = Annotated[Path, typer.Option(help="The folder for results.json and the rep
 def run(
     store: Annotated[Path | None, typer.Option(help="The artifact store.", show_default="artifacts")] = None,
     models: Annotated[str, typer.Option(help="Names with commas between; all if left out.")] = "",
+    formats: Annotated[str, typer.Option(help="Names with commas between; all if left out.")] = "",
     out: Out = Path("reports"),
     threads: Annotated[int, typer.Option(help="Threads an inference may use.")] = min(2, len(machine.cores())),
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the time a variant; p99 is then rough.")] = False,
@@ -52,7 +53,7 @@ def run(
     }
     asked = {key: value for key, value in given.items() if value is not None}
     settings = dataclasses.replace(results.Settings.quick() if quick else results.Settings(), **asked)
-    todo = candidates(shelf, named(shelf, models))
+    todo = candidates(shelf, named(shelf, models), formats)
     load = planning.load(shelf, todo, settings, threads, fresh)
     if not quick:
         settings = dataclasses.replace(planning.fitting(settings, load), **asked)
@@ -114,6 +115,21 @@ def publish(
     found = results.read(results_file)
     if found.quick:
         raise catalog.KilnError(f"{results_file} is of a --quick run, too rough to publish; run: make benchmark")
+    console.out.print(f"published as {put(found, results_file)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@application.command("compression")
+def compression(
+    results_file: Annotated[Path, typer.Option("--results", help="A run over networks and their transforms.")] = Path(
+        "reports/compression/results.json"
+    ),
+) -> None:
+    """Commits-to-be: copies the results to results/compression/ and writes docs/compression.md from them."""
+    from benchmarks.reporting.compression import put
+
+    found = results.read(results_file)
+    if found.quick:
+        raise catalog.KilnError(f"{results_file} is of a --quick run, too rough to publish; run: make compression")
     console.out.print(f"published as {put(found, results_file)}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -22,15 +22,18 @@ class Candidate:
         return str(self.variant)
 
 
-def candidates(store: Store, models: list[str]) -> list[Candidate]:
+def candidates(store: Store, models: list[str], formats: str = "") -> list[Candidate]:
     """Every variant of the models, sorted; those that cannot be measured come with the reason.
 
+    `formats` are those that are asked for, with commas between; all where empty.
+
     Raises:
-        KilnError: A named model is not in the store, or no model has a variant.
+        KilnError: A named model is not in the store, or no model has a variant in such a format.
     """
-    found = [c for model in models for c in _candidates_of(store, model)]
+    asked = listed(formats)
+    found = [c for model in models for c in _candidates_of(store, model) if not asked or c.variant.format in asked]
     if not found:
-        which = ", ".join(models) or "any model"
+        which = " ".join([", ".join(models) or "any model", *([f"in {' or '.join(asked)}"] if asked else [])])
         raise KilnError(
             f"no variants of {which} in {store.root}; run: python -m training lenet; python -m export lenet"
         )
@@ -39,7 +42,12 @@ def candidates(store: Store, models: list[str]) -> list[Candidate]:
 
 def named(store: Store, models: str) -> list[str]:
     """The models of a list with commas between, each once however often it is named; all of the store's where empty."""
-    return list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip())) or store.models()
+    return listed(models) or store.models()
+
+
+def listed(names: str) -> list[str]:
+    """Those of a list with commas between, each once however often it is named."""
+    return list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
 
 
 def packages(format: str) -> tuple[str, ...]:

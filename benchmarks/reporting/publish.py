@@ -46,7 +46,7 @@ def section(results: Results) -> str:
             "",
             f"{legend.compact(results, legend.BRIEF)} More: [Read the report]({legend.PAGE}).",
             "",
-            f"{_setting(results, groups)}. A variant is left out if another of its model is as accurate, as fast, "
+            f"{setting(results, groups)}. A variant is left out if another of its model is as accurate, as fast, "
             f"one by one and in batches, and as small. {rest}every figure: [{file}]({file}).",
         ]
     )
@@ -62,7 +62,7 @@ def page(results: Results) -> str:
         prose.headline(results, groups),
         "",
         *_advice(groups),
-        f"{_setting(results, groups)}. {_bold()}. {_shipped(groups)}",
+        f"{setting(results, groups)}. {_bold()}. {_shipped(groups)}",
         "",
         f"{legend.compact(results, legend.BRIEF)} More: [Read the report]({legend.PAGE.removeprefix('docs/')}).",
     ]
@@ -140,7 +140,8 @@ def _shown(column: columns.Column, line: compare.Line) -> str:
     return f"{column.shown(line)} ({span})" if span else column.shown(line)
 
 
-def _setting(results: Results, groups: list[compare.Group]) -> str:
+def setting(results: Results, groups: list[compare.Group]) -> str:
+    """On what the figures were measured: images, run, machine and threads."""
     images = ", ".join(f"{group.test_images:,} test images of {group.dataset}" for group in groups)
     run = f"{images}, one run{_passes(results)} on {results.machine.cpu}"
     return f"{run}, {results.threads} threads, one process a variant"

@@ -1,0 +1,119 @@
+"""What of the goals of compression a run reaches, and the page that tells it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.judging import compare, goals
+from benchmarks.measuring.candidates import candidates
+from benchmarks.reporting import compression
+from benchmarks.results import Results, newest, read
+from catalog import ROOT, Accuracy, KilnError, Measurement, Store, Variant
+
+AFTER_TRAINING, AWARE, PRUNED, SMALL, CHANNELS, ONE_BY_ONE = goals.GOALS
+
+
+def near(value: float) -> Any:
+    return pytest.approx(value)
+
+
+def reached(goal: goals.Goal, found: Results, model: str) -> goals.Reached | None:
+    (group,) = compare.groups(found)
+    return goal.of(group, model)
+
+
+def with_variant(found: Results, variant: Variant, like: Variant, rate: float = 1.0, **fields: object) -> Results:
+    """The run with one more row: as another, but with these fields and `rate` times its images/s."""
+    row = next(row for row in found.rows if row.variant == like)
+    row = dataclasses.replace(row, variant=variant, **fields)  # type: ignore[arg-type]
+    detail = found.details[str(like)]
+    passes = [
+        dataclasses.replace(one, images_per_s_at={size: rate * value for size, value in one.images_per_s_at.items()})
+        for one in detail.passes
+    ]
+    details = found.details | {str(variant): dataclasses.replace(detail, passes=passes)}
+    rows: list[Measurement] = sorted([*found.rows, row], key=lambda row: str(row.variant))
+    return dataclasses.replace(found, rows=rows, details=details)
+
+
+def test_a_goal_is_reached_by_accuracy_and_size_together(golden: Results) -> None:
+    pruned = reached(PRUNED, golden, "simcnn")
+    assert pruned == goals.Reached("prune80-onnx-fp32", near(-0.41), near(455 / 131), True)
+    assert reached(PRUNED, golden, "lenet") is None
+    small = reached(SMALL, golden, "mobilenetv2")
+    assert small == goals.Reached("prune80-onnx-int8", near(-1.31), near(8420 / 941), False)
+
+
+@pytest.mark.parametrize(("model", "change", "enough"), [("lenet", -0.12, True), ("mobilenetv2", -0.38, False)])
+def test_int8_after_training_may_lose_a_little(golden: Results, model: str, change: float, enough: bool) -> None:
+    assert reached(AFTER_TRAINING, golden, model) == goals.Reached("onnx-int8", near(change), None, enough)
+
+
+def test_int8_that_was_trained_as_such_may_lose_nothing(golden: Results) -> None:
+    aware, plain = Variant("lenet", "onnx", "int8", "quantize_aware"), Variant("lenet", "onnx", "int8")
+    for correct, enough in ((7231, True), (7230, False)):
+        found = with_variant(golden, aware, plain, accuracy=Accuracy.of(correct, 10_000))
+        found_so = reached(AWARE, found, "lenet")
+        assert found_so and found_so.enough is enough
+
+
+def test_of_several_chains_the_one_that_reaches_both_counts_or_else_the_nearest(golden: Results) -> None:
+    plain = Variant("simcnn", "onnx", "int8")
+    found = golden
+    for transform, gzip, correct in (
+        ("prune80", 40_000, 8290),
+        ("prune80-quantize_aware", 45_600, 8180),
+        ("prune80-cluster16-quantize_aware", 30_000, 8170),
+    ):
+        variant = dataclasses.replace(plain, transform=transform)
+        found = with_variant(found, variant, plain, gzip_bytes=gzip, accuracy=Accuracy.of(correct, 10_000))
+    best = reached(SMALL, found, "simcnn")
+    assert best and best.enough and best.version == "prune80-onnx-int8"
+    without = dataclasses.replace(found, rows=[row for row in found.rows if row.variant.version != best.version])
+    nearest = reached(SMALL, without, "simcnn")
+    assert nearest and nearest.version == "prune80-quantize_aware-onnx-int8" and not nearest.enough
+
+
+def test_channels_are_held_against_the_int8_that_keeps_them_at_one_batch(golden: Results) -> None:
+    plain, halved = Variant("simcnn", "onnx", "int8"), Variant("simcnn", "onnx", "int8", "channels50")
+    found = with_variant(golden, halved, plain, rate=1.6)
+    best = reached(CHANNELS, found, "simcnn")
+    assert best and best.enough and best.factor == near(1.6)
+    slow = reached(CHANNELS, with_variant(golden, halved, plain, rate=1.4), "simcnn")
+    assert slow and not slow.enough
+    (group,) = compare.groups(found)
+    lines = goals.of_model(group, "simcnn")
+    assert goals.faster_in_batches(lines["channels50", "int8"], lines["", "int8"]) == (near(1.6), 32)
+
+
+def test_the_page_tells_every_goal_of_every_model(golden: Results, tmp_path: Path) -> None:
+    source = tmp_path / "results.json"
+    golden.write(source)
+    target = compression.put(golden, source, tmp_path)
+    assert target.parent == tmp_path / "results" / "compression" and read(target) == golden
+    text = (tmp_path / "docs" / "compression.md").read_text()
+    asked = text.partition("## What was asked")[2].partition("\n## ")[0]
+    assert asked.count("\n| ") == 2 + len(goals.GOALS) * 3
+    assert "| simcnn | prune80-onnx-fp32 | −0.41 | 3.47× | yes |" in text
+    assert "| mobilenetv2 | prune80-onnx-int8 | −1.31 | 8.95× | **no** |" in text
+    assert "| lenet | – | – | – | not measured |" in text
+    assert "| prune80 int8 | 88.81 | −1.31 " in text
+
+
+def test_the_committed_page_is_that_of_the_committed_run() -> None:
+    folder = ROOT / compression.FOLDER
+    if not folder.is_dir():
+        pytest.skip("no such run is committed yet")
+    assert (ROOT / compression.PAGE).read_text(encoding="utf-8") == compression.page(read(newest(folder)))
+
+
+def test_only_the_formats_that_are_asked_for_are_measured(tiny_store: Store) -> None:
+    every = {one.variant.format for one in candidates(tiny_store, ["tiny"])}
+    assert {"onnx", "litert"} < every
+    assert {one.variant.format for one in candidates(tiny_store, ["tiny"], " litert,")} == {"litert"}
+    with pytest.raises(KilnError, match="no variants of tiny in tflite or openvino in"):
+        candidates(tiny_store, ["tiny"], "tflite,openvino")
