@@ -13,7 +13,7 @@ import console
 from catalog import KilnError, Store, Variant, VariantCard
 from export import budget, pages, pipeline
 from export.transforming import Tell
-from export.transforms import Progress
+from export.transforms import Finetuning, Progress
 
 app = console.app("Converts trained models and proves each variant. `python -m export lenet --formats onnx`")
 
@@ -46,6 +46,9 @@ def export_models(
     finetune_epochs: Annotated[
         int | None, typer.Option(min=1, help="of every transform [a share of the epochs the model was trained for]")
     ] = None,
+    teacher: Annotated[
+        str, typer.Option(help="a model or model/onnx-variant that fine-tuning asks [the network as trained]")
+    ] = "",
     max_accuracy_drop: Annotated[
         float | None, typer.Option(min=0.0, help="points of top-1 on the validation split a variant may lose [any]")
     ] = None,
@@ -58,7 +61,8 @@ def export_models(
 
     With `--objective`, also says which variant is the best within the budget, giving int8 layers back where needed.
     """
-    options = pipeline.Options(threads, force, timeout, calibration_images, seed, finetune_epochs, max_accuracy_drop)
+    finetuning = Finetuning(finetune_epochs, teacher)
+    options = pipeline.Options(threads, force, timeout, calibration_images, seed, finetuning, max_accuracy_drop)
     opened = Store(store)
     models = opened.models() if model == "all" else [model]
     if not models:

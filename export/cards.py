@@ -42,7 +42,7 @@ def made(
     """The card of what a worker replied about a variant; `folder` holds what it made, None where nothing was."""
     form = plugin("export.formats", variant.format)
     files = {path.name: path for path in folder.iterdir() if path.name != catalog.CARD} if folder else {}
-    told = dataclasses.replace(options, finetune_epochs=transform.finetune_epochs) if transform else options
+    told = dataclasses.replace(options, finetune=transform.asked) if transform else options
     card = VariantCard(
         variant=variant,
         status="failed",
@@ -86,6 +86,7 @@ def _unusual(options: Options) -> str:
     """The options of the command line that differ from their defaults."""
     usual = type(options)()
     told = {"threads": "--threads", "calibration_images": "--calibration-images", "seed": "--seed"}
-    told |= {"finetune_epochs": "--finetune-epochs", "allowed_drop": "--max-accuracy-drop"}
-    given = dataclasses.asdict(options)
-    return "".join(f" {flag} {given[name]}" for name, flag in told.items() if given[name] != getattr(usual, name))
+    told |= {"allowed_drop": "--max-accuracy-drop"}
+    given = {name: getattr(options, name) for name in told}
+    flags = (f" {flag} {given[name]}" for name, flag in told.items() if given[name] != getattr(usual, name))
+    return options.finetune.flags + "".join(flags)

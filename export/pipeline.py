@@ -20,7 +20,7 @@ from catalog import Card, DatasetInfo, KilnError, Store, Variant, VariantCard, p
 from export import answers, cards, process, transforming
 from export.staging import scratch_in, sweep
 from export.transforming import Source, Tell
-from export.transforms import chain, name_of
+from export.transforms import ITS_OWN, Finetuning, chain, name_of
 from export.verdict import budgeted, within
 from export.worker import ANSWERS, Convert, Prepare, Reply
 
@@ -29,17 +29,14 @@ SEARCHES = "searches"  # in a model's folder: what searches found, kept from one
 
 @dataclass(frozen=True)
 class Options:
-    """How to export. `calibration_images` and `seed` choose the training images that int8 ranges are measured on.
-
-    `finetune_epochs` is the length of every transform's fine-tuning in place of its own, None for its own.
-    """
+    """How to export. `calibration_images` and `seed` choose the training images that int8 ranges are measured on."""
 
     threads: int = 2
     force: bool = False
     timeout: float = 1800.0  # seconds for one conversion with its proof
     calibration_images: int = 1024
     seed: int = 0
-    finetune_epochs: int | None = None
+    finetune: Finetuning = ITS_OWN
     allowed_drop: float | None = None  # points of top-1 on the validation split; what loses more is not offered
     as_it_is: bool = False  # take a transform that is there, however long it was fine-tuned
 
@@ -152,8 +149,8 @@ class _Group:
     def _prepared(self, source: Source | None) -> Source:
         options = self.options
         if source is None:
-            epochs, force = options.finetune_epochs, options.force
-            source = transforming.make(self.store, self.parent, chain(self.transform), epochs, force, self.tell)
+            links = chain(self.transform)
+            source = transforming.make(self.store, self.parent, links, options.finetune, options.force, self.tell)
         trained = transforming.trained(self.store, self.parent).keras_path
         _prepare(self.parent, source, trained, self.scratch, options)
         return source
@@ -169,7 +166,7 @@ def _source(store: Store, card: Card, transform: str, options: Options) -> Sourc
         return transforming.trained(store, card)
     if options.as_it_is and (there := transforming.present(store, card, transform)):
         return there
-    return None if options.force else transforming.found(store, card, chain(transform), options.finetune_epochs)
+    return None if options.force else transforming.found(store, card, chain(transform), options.finetune)
 
 
 def found(

@@ -19,8 +19,10 @@ import catalog
 from catalog import Card, KilnError, Store, plugin, read_card
 from export import process
 from export.staging import alone
-from export.transforms import MODEL, PACKAGE, Progress, Stage, TransformCard, name_of
+from export.transforms import MODEL, PACKAGE, Finetuning, Progress, Stage, TransformCard, name_of
 from export.tuning.apply import Transform
+from training import distill
+from training.distill import Teacher
 
 Tell = Callable[[str, Progress], None]
 """Is told the name of the transform that is being made, and where it stands."""
@@ -62,18 +64,18 @@ def present(store: Store, parent: Card, name: str) -> Source | None:
     return Source(folder / MODEL, card.weights_sha256, card) if card.parent_sha256 == parent.weights_sha256 else None
 
 
-def found(store: Store, parent: Card, stages: list[Stage], epochs: int | None) -> Source | None:
+def found(store: Store, parent: Card, stages: list[Stage], asked: Finetuning) -> Source | None:
     """The transformed model, if no link of the chain is due: same parent, same settings, files whole."""
     source = trained(store, parent)
     for number in range(len(stages)):
-        linked = _found(store, parent, source, stages[: number + 1], epochs)
+        linked = _found(store, parent, source, stages[: number + 1], asked)
         if linked is None:
             return None
         source = linked
     return source
 
 
-def make(store: Store, parent: Card, stages: list[Stage], epochs: int | None, force: bool, tell: Tell) -> Source:
+def make(store: Store, parent: Card, stages: list[Stage], asked: Finetuning, force: bool, tell: Tell) -> Source:
     """The transformed model, once every link of its chain that is due was made; with `force`, the last is due anyway.
 
     Raises:
@@ -83,13 +85,13 @@ def make(store: Store, parent: Card, stages: list[Stage], epochs: int | None, fo
     for number in range(len(stages)):
         links = stages[: number + 1]
         last = number == len(stages) - 1
-        linked = None if force and last else _found(store, parent, source, links, epochs)
-        source = linked or _alone(store, parent, source, links, epochs, force and last, tell)
+        linked = None if force and last else _found(store, parent, source, links, asked)
+        source = linked or _alone(store, parent, source, links, asked, force and last, tell)
     return source
 
 
 def _alone(
-    store: Store, parent: Card, source: Source, links: list[Stage], epochs: int | None, force: bool, tell: Tell
+    store: Store, parent: Card, source: Source, links: list[Stage], asked: Finetuning, force: bool, tell: Tell
 ) -> Source:
     """Makes a link while no other process makes the same one, whose checkpoints it would share.
 
@@ -98,30 +100,40 @@ def _alone(
     name = name_of(links)
     lock = store.transform_dir(parent.model, name).resolve().with_name(f".{name}.lock")
     with alone(lock, f"makes {name} of {parent.model}") as waited:
-        there = _found(store, parent, source, links, epochs) if waited and not force else None
-        return there or _make(store, parent, source, links, epochs, tell)
+        there = _found(store, parent, source, links, asked) if waited and not force else None
+        return there or _make(store, parent, source, links, asked, tell)
 
 
-def _recipe(parent: Card, stage: Stage, epochs: int | None) -> dict[str, Any]:
+def _recipe(parent: Card, stage: Stage, asked: Finetuning) -> dict[str, Any]:
     tuning = plugin(PACKAGE, stage.file).TUNING
-    recipe: dict[str, Any] = tuning.recipe(parent.architecture, parent.recipe, epochs).decisive()
+    recipe: dict[str, Any] = tuning.recipe(parent.architecture, parent.recipe, asked).decisive()
     return recipe
 
 
-def _found(store: Store, parent: Card, source: Source, links: list[Stage], epochs: int | None) -> Source | None:
+def _teacher(store: Store, parent: Card, asked: Finetuning) -> Teacher:
+    """Who answers in fine-tuning: whoever is asked for, else the network as trained."""
+    if asked.teacher:
+        return distill.find(store, asked.teacher, parent.dataset)
+    return Teacher(trained(store, parent).keras_path, parent.weights_sha256)
+
+
+def _found(store: Store, parent: Card, source: Source, links: list[Stage], asked: Finetuning) -> Source | None:
     there = present(store, parent, name_of(links))
     if there is None or (card := there.card) is None:
         return None
-    asked = (source.weights_sha256, parent.dataset.sha256, parent.seed, links[-1].parameters)
-    same = asked == (card.source_sha256, card.dataset_sha256, card.seed, card.parameters)
-    if not same or card.recipe != _recipe(parent, links[-1], epochs):
+    wanted = (source.weights_sha256, parent.dataset.sha256, parent.seed, links[-1].parameters)
+    same = wanted == (card.source_sha256, card.dataset_sha256, card.seed, card.parameters)
+    if asked.teacher:
+        same = same and card.settings.get("teacher_sha256") == _teacher(store, parent, asked).sha256
+    if not same or card.whole_recipe != _recipe(parent, links[-1], asked):
         return None
     return there
 
 
-def _make(store: Store, parent: Card, source: Source, links: list[Stage], epochs: int | None, tell: Tell) -> Source:
+def _make(store: Store, parent: Card, source: Source, links: list[Stage], asked: Finetuning, tell: Tell) -> Source:
     name, stage, data = name_of(links), links[-1], parent.dataset
     final = store.transform_dir(parent.model, name).resolve()
+    teacher = _teacher(store, parent, asked)
     checkpoints, started = final.with_name(f".{name}.checkpoints"), time.monotonic()
     with catalog.staged_folder(final) as staged:
         checkpoints.mkdir(exist_ok=True)
@@ -135,20 +147,20 @@ def _make(store: Store, parent: Card, source: Source, links: list[Stage], epochs
             level=stage.level,
             parameters=stage.parameters,
             architecture=parent.architecture,
-            recipe=_recipe(parent, stage, epochs),
+            recipe=_recipe(parent, stage, asked),
             dataset=data.name,
             root=data.root,
             sha256=data.sha256,
             validation=float(parent.recipe.get("validation", 0.1)),
             seed=parent.seed,
             parent_sha256=source.weights_sha256,
-            teacher_path=str(trained(store, parent).keras_path),
-            teacher_sha256=parent.weights_sha256,
+            teacher_path=str(teacher.path.resolve()),
+            teacher_sha256=teacher.sha256,
         )
         reply = process.ask(request, math.inf, watch=lambda: _tell(progress, name, tell))
         if reply.error:
             raise KilnError(f"{parent.model} cannot be made {name}: {reply.error}")
-        card = _card(parent, source, links, request, reply.settings, staged, time.monotonic() - started, epochs)
+        card = _card(parent, source, links, request, reply.settings, staged, time.monotonic() - started, asked)
         catalog.write_atomic(staged / catalog.CARD, catalog.to_json(card))
     shutil.rmtree(checkpoints, ignore_errors=True)
     return Source(final / MODEL, card.weights_sha256, card)
@@ -170,7 +182,7 @@ def _card(
     told: dict[str, Any],
     folder: Path,
     seconds: float,
-    epochs: int | None,
+    asked: Finetuning,
 ) -> TransformCard:
     name, stage = name_of(links), links[-1]
     return TransformCard(
@@ -190,14 +202,15 @@ def _card(
         seconds=round(seconds, 2),
         versions=catalog.versions(*plugin(PACKAGE, stage.file).PACKAGES),
         commit=catalog.commit(),
-        command=command(parent.model, links, epochs),
+        command=command(parent.model, links, asked),
         created=catalog.now(),
         files={path.name: catalog.sha256_of(path) for path in sorted(folder.iterdir()) if path.is_file()},
-        finetune_epochs=epochs,
+        finetune_epochs=asked.epochs,
+        finetune_teacher=asked.teacher,
     )
 
 
-def command(model: str, links: list[Stage], epochs: int | None) -> str:
+def command(model: str, links: list[Stage], asked: Finetuning) -> str:
     """The command that makes the transform again."""
     chain = "+".join(link.level for link in links)
-    return f"python -m export {model} --transforms {chain}{f' --finetune-epochs {epochs}' if epochs else ''} --force"
+    return f"python -m export {model} --transforms {chain}{asked.flags} --force"

@@ -216,7 +216,6 @@ def restore(
         raise KilnError(f"{model} was trained on other data than this {loaded.name}; give its folder as --root")
     recipe = Recipe.of(known.recipe)
     job = Job(name or model, known.architecture, known.recipe_name, recipe, loaded, known.seed, Store(store))
-    job = dataclasses.replace(job, teacher_sha256=known.teacher_sha256)
     with alone(job):
         if not force and ((job.folder / catalog.CARD).is_file() or job.checkpoints.any()):
             raise KilnError(f"{job.folder} has a model or an unfinished run; give --name, or replace it with --force")
@@ -259,8 +258,8 @@ def _job(name: str, model: str, recipe_name: str, recipe: Recipe, loaded: Datase
     from training import distill
     from training.job import Job
 
-    taught = distill.sha256_of_teacher(store, recipe.teacher, loaded) if recipe.teacher else ""
-    return Job(name, model, recipe_name, recipe, loaded, 0, store, teacher_sha256=taught)
+    teacher = distill.find(store, recipe.teacher, loaded) if recipe.teacher else None
+    return Job(name, model, recipe_name, recipe, loaded, 0, store, teacher=teacher)
 
 
 def _python(arguments: list[str]) -> int:

@@ -56,23 +56,35 @@ def complete(job: Job, trained: Trained, command: str, known: Card | None = None
         seed=job.seed,
         dataset=data.info,
         accuracy=Accuracy.of(correct, len(probabilities)),
-        train_top1=known.train_top1 if known else round(100 * trained.history[-1]["accuracy"], 4),
         parameters=plain.count_params(),
         macs=network.macs(plain) * (2 if job.recipe.flip_at_test else 1),
         weights_sha256=network.weights_sha256(plain),
         train_seconds=round(trained.seconds, 1),
-        device=known.device if known else device(keras),
-        versions=known.versions if known else versions(keras),
         commit=trained.commit,
         command=command,
         created=catalog.now(),
         files={name: sha256_of(job.folder / name) for name in [MODEL_FILE, *([HISTORY] if trained.history else [])]},
-        teacher_sha256=job.teacher_sha256,
+        **_trained(known) if known else _training(keras, job, trained, compute_dtype),
         notes="; ".join(filter(None, [FLIPPED if job.recipe.flip_at_test else "", notes])),
-        compute_dtype=known.compute_dtype if known else compute_dtype,
     )
     write_atomic(job.folder / catalog.CARD, to_json(card))
     return card
+
+
+def _trained(known: Card) -> dict[str, Any]:
+    """What another card says of the training."""
+    return {key: getattr(known, key) for key in ("train_top1", "device", "versions", "teacher_sha256", "compute_dtype")}
+
+
+def _training(keras: Any, job: Job, trained: Trained, compute_dtype: str) -> dict[str, Any]:
+    """What the card says of the training that has just ended."""
+    return {
+        "train_top1": round(100 * trained.history[-1]["accuracy"], 4),
+        "device": device(keras),
+        "versions": versions(keras),
+        "teacher_sha256": job.teacher.sha256 if job.teacher else "",
+        "compute_dtype": compute_dtype,
+    }
 
 
 def _save(keras: Any, model: Any, path: Path) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,16 @@ class Taught:
         return self._labels(devices.padded(whole, self._count), between)[: len(x)]
 
 
-def sha256_of_teacher(store: Store, teacher: str, dataset: Dataset) -> str:
-    """The hash of what the teacher answers by, the weights of a model or the file of a variant; all is verified.
+@dataclass(frozen=True)
+class Teacher:
+    """A verified file that answers, and the hash of what it answers by: a model's weights, or the file of a variant."""
+
+    path: Path
+    sha256: str
+
+
+def find(store: Store, teacher: str, dataset: Dataset | DatasetInfo) -> Teacher:
+    """The teacher of that name in the store, or that variant in the zoo.
 
     Raises:
         KilnError: It is not trained or exported, altered, or trained on other data.
@@ -58,8 +67,9 @@ def sha256_of_teacher(store: Store, teacher: str, dataset: Dataset) -> str:
     if version:
         kept, variant = _variant(store, model, version)
         _same_data(teacher, model, variant.dataset, dataset)
-        kept.verify(kept.variant_dir(variant.variant), variant.files, extra_allowed=True)
-        return variant.files[variant.file]
+        folder = kept.variant_dir(variant.variant)
+        kept.verify(folder, variant.files, extra_allowed=True)
+        return Teacher(folder / variant.file, variant.files[variant.file])
     try:
         card = store.card(model)
     except KilnError as error:
@@ -69,22 +79,17 @@ def sha256_of_teacher(store: Store, teacher: str, dataset: Dataset) -> str:
         ) from error
     _same_data(teacher, card.architecture, card.dataset, dataset)
     store.verify(store.model_dir(model), card.files, extra_allowed=True)
-    return card.weights_sha256
+    return Teacher(store.model_dir(model) / "model.keras", card.weights_sha256)
 
 
-def labeller(keras: Any, store: Store, teacher: str, temperature: float, batch: int) -> Labels:
-    """A function from uint8 `[N, H, W, 3]` to the teacher's probabilities `[N, classes]` at `temperature`.
+def labeller(keras: Any, path: Path, temperature: float, batch: int) -> Labels:
+    """A function from uint8 `[N, H, W, 3]` to the probabilities `[N, classes]` at `temperature` of a teacher's file.
 
     Its second argument is called between batches, and may end it with an exception. `batch` must be a multiple of the
     devices, and N too. Softmax(logits / T) is softmax(log(probabilities) / T), so the
     saved model's probabilities suffice.
     """
-    model, _, version = teacher.partition("/")
-    if version:
-        kept, variant = _variant(store, model, version)
-        answers = answers_of(kept.variant_dir(variant.variant) / variant.file, batch)
-    else:
-        answers = _keras(keras, store.model_dir(model) / "model.keras", batch)
+    answers = answers_of(path, batch) if path.suffix == ".onnx" else _keras(keras, path, batch)
     return lambda images, between: soften(answers(images, between), temperature)
 
 
@@ -155,7 +160,7 @@ def _variant(store: Store, model: str, version: str) -> tuple[Store, VariantCard
     raise KilnError(f"no ONNX variant {version[:80]!r} could teach; {there}. Make them: python -m export {model}")
 
 
-def _same_data(teacher: str, architecture: str, trained: DatasetInfo, dataset: Dataset) -> None:
+def _same_data(teacher: str, architecture: str, trained: DatasetInfo, dataset: Dataset | DatasetInfo) -> None:
     if trained.sha256 != dataset.sha256:
         raise KilnError(
             f"the teacher {teacher} was trained on {trained.name}, not on this {dataset.name}; "

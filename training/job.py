@@ -12,6 +12,7 @@ from catalog import CARD, Card, KilnError, Recipe, Store, sha256_of, sha256_of_j
 from training import imagenet
 from training.checkpoint import Checkpoints, held
 from training.data import Dataset
+from training.distill import Teacher
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,10 @@ class Job:
     seed: int
     store: Store
     checkpoint_seconds: float = 60.0
-    teacher_sha256: str = ""  # of the teacher's weights, where the recipe has one
+    teacher: Teacher | None = None  # where the recipe has one
     devices: int = 1  # that share every batch; 0 is every GPU there is
     start: Path | None = None  # the file of a logits network to go on with, instead of a new one of the architecture
     watch: Callable[[int, int, str], bool] | None = None  # told steps done, of how many, figures; True stops the run
-    teachers: Store | None = None  # where the teacher is kept, if not in `store`
     over: bool = False  # starts over: what is there is forgotten as soon as the run can begin
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Job:
             "architecture": self.architecture,
             "dataset": self.dataset.sha256,
             "seed": self.seed,
-            "teacher_sha256": self.teacher_sha256,
+            "teacher_sha256": self.teacher.sha256 if self.teacher else "",
             **({"start_sha256": sha256_of(self.start)} if self.start else {}),
             **self.recipe.decisive(),
         }

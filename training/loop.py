@@ -199,9 +199,9 @@ class _Run:
         )
         self.optimizer.build(model.trainable_variables)
         self.taught = None
-        if teacher := job.recipe.teacher:
-            kept = job.teachers or job.store
-            labels = distill.labeller(keras, kept, teacher, job.recipe.temperature, PREDICT_BATCH * count)
+        if job.recipe.teacher:
+            assert job.teacher is not None, f"who is {job.recipe.teacher}?"
+            labels = distill.labeller(keras, job.teacher.path, job.recipe.temperature, PREDICT_BATCH * count)
             self.taught = distill.Taught(job.recipe, job.dataset, job.seed, labels, count)
         self.state = State(_identity(job, keras), epoch=0, step=0)
         self.size: tuple[int, int] | None = None  # of the images that the network is compiled for

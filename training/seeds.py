@@ -58,7 +58,7 @@ def forget(job: Job, seeds: int) -> None:
 def _each(job: Job, seeds: int) -> Iterator[Job]:
     inner = Store(job.store.root / FOLDER)
     for seed in range(seeds):
-        one = dataclasses.replace(job, seed=seed, store=inner, teachers=job.store)
+        one = dataclasses.replace(job, seed=seed, store=inner)
         yield dataclasses.replace(one, model=f"{job.architecture}-{job.recipe_name}-{seed}-{one.digest}")
 
 

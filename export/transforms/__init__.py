@@ -34,7 +34,25 @@ from catalog import KilnError, Recipe
 MODEL = "model.keras"
 RANGES = "ranges.json"
 PACKAGE = "export.transforms"
+VIEWS = 16  # of each training image that a teacher which is named is asked about
 TEACHER = "trained"  # in a recipe: the network as trained, whose hash stands in the card
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """What the user asks of every transform's fine-tuning in place of its own; None and "" are its own."""
+
+    epochs: int | None = None
+    teacher: str = ""  # a trained model, or one of its ONNX variants as model/version
+
+    @property
+    def flags(self) -> str:
+        """As the command line has them, each with a space before it."""
+        epochs = f" --finetune-epochs {self.epochs}" if self.epochs else ""
+        return epochs + (f" --teacher {self.teacher}" if self.teacher else "")
+
+
+ITS_OWN = Finetuning()
 
 
 @dataclass(frozen=True)
@@ -51,12 +69,12 @@ class Tuning:
     changes: dict[str, Any] = field(default_factory=dict)
     families: dict[str, dict[str, Any]] = field(default_factory=dict)  # architecture -> fields of Recipe
 
-    def recipe(self, architecture: str, parent: dict[str, Any], epochs: int | None = None) -> Recipe:
-        """The recipe of a fine-tuning; `parent` is a card's `recipe`, `epochs` overrides the length.
+    def recipe(self, architecture: str, parent: dict[str, Any], asked: Finetuning = ITS_OWN) -> Recipe:
+        """The recipe of a fine-tuning; `parent` is a card's `recipe`.
 
         Whatever makes training harder than the task (mixing of images, small images first, averages) is left out: the
         weights are to stay where they are and mend. A teacher is the network as trained, for every link of a chain, so
-        that what an earlier link lost is not handed on. It is never the parent's own.
+        that what an earlier link lost is not handed on, or the one that is asked for. It is never the parent's own.
 
         Raises:
             KilnError: `parent` is no recipe of this version.
@@ -84,7 +102,9 @@ class Tuning:
             distill_weight=self.distill,
         )
         tuned = dataclasses.replace(tuned, **{**self.changes, **self.families.get(architecture, {})})
-        return dataclasses.replace(tuned, epochs=epochs) if epochs else tuned
+        if tuned.teacher and asked.teacher:
+            tuned = dataclasses.replace(tuned, teacher=asked.teacher, views=VIEWS)
+        return dataclasses.replace(tuned, epochs=asked.epochs or tuned.epochs)
 
 
 @dataclass(frozen=True)
@@ -114,7 +134,7 @@ class Work:
     dataset: Any  # training.data.Dataset; choose by its validation split, never look at its test images
     seed: int
     parent_sha256: str  # of the weights it starts from
-    teacher_path: Path  # the network as trained: `keras_path` itself for the first link of a chain
+    teacher_path: Path  # the network as trained, `keras_path` itself for the first link of a chain; or the one named
     teacher_sha256: str
     progress: Callable[[Progress], None]
     stop: Callable[[], bool] = lambda: False
@@ -208,3 +228,14 @@ class TransformCard:
     created: str
     files: dict[str, str]
     finetune_epochs: int | None = None  # of every link of its chain, where they were not their own
+    finetune_teacher: str = ""  # of every link, where it was not the network as trained
+
+    @property
+    def whole_recipe(self) -> dict[str, Any]:
+        """The recipe with the fields that recipes have got since, at their defaults, by which it was fine-tuned."""
+        return {**Recipe().decisive(), **self.recipe}
+
+    @property
+    def asked(self) -> Finetuning:
+        """What was asked of every link's fine-tuning."""
+        return Finetuning(self.finetune_epochs, self.finetune_teacher)

@@ -27,9 +27,9 @@ LEVELS: dict[str, dict[str, Any]] = {
     "channels50_scale": {"macs_share": 0.5, "rounds": 3, "criterion": "scale"},
     "channels25_scale": {"macs_share": 0.25, "rounds": 5, "criterion": "scale"},
 }
-TEACHER = "parent"  # a model of that name in the store that the checkpoints are
-DISTILLED: dict[str, Any] = {"teacher": TEACHER, "distill_weight": 0.7, "temperature": 4.0, "label_smoothing": 0.0}
-TUNING = Tuning(epochs=0.3, learning_rate=0.5, at_least=3, changes=DISTILLED)
+TUNING = Tuning(
+    epochs=0.3, learning_rate=0.5, at_least=3, distill=0.7, changes={"temperature": 4.0, "label_smoothing": 0.0}
+)
 BETWEEN = 0.5  # share of the epochs that all rounds but the last have together
 
 
@@ -66,12 +66,14 @@ def apply(work: Work) -> dict[str, Any]:
     after = channels.wiring(network_now)
     return {
         **work.parameters,
-        "teacher_sha256": work.parent_sha256,
+        "teacher_sha256": work.teacher_sha256,
         "macs": [network.macs(parent), network.macs(network_now)],
         "weights": [parent.count_params(), network_now.count_params()],
         "channels": channels.widths(before, after),
         "rounds": told,
-        "distilled": {name: getattr(work.recipe, name) for name in DISTILLED},
+        "distilled": {
+            name: getattr(work.recipe, name) for name in ("teacher", "distill_weight", "temperature", "label_smoothing")
+        },
     }
 
 
@@ -90,9 +92,7 @@ def _begin(work: Work) -> None:
     identity = json.dumps({**work.identity, "between": BETWEEN}, sort_keys=True)
     if not file.is_file() or file.read_text() != identity:
         shutil.rmtree(work.checkpoints, ignore_errors=True)
-        teacher = work.checkpoints / TEACHER
-        teacher.mkdir(parents=True)
-        shutil.copyfile(work.keras_path, teacher / MODEL)
+        work.checkpoints.mkdir(parents=True)
         write_atomic(file, identity)
 
 
@@ -117,6 +117,7 @@ def _cut(model: Any, first: Any, budget: int, number: int, work: Work) -> Any:
 def _mended(keras: Any, work: Work, folder: Path, epochs: int, passed: tuple[int, int]) -> tuple[Any, float | None]:
     """A round's network once fine-tuned, and its validation top-1 in percent; `passed`: epochs before, of all."""
     from training import loop
+    from training.distill import Teacher
     from training.job import Job
 
     done = folder / "done.keras"
@@ -130,7 +131,7 @@ def _mended(keras: Any, work: Work, folder: Path, epochs: int, passed: tuple[int
             dataset=work.dataset,
             seed=work.seed,
             store=Store(work.checkpoints),
-            teacher_sha256=work.parent_sha256,
+            teacher=Teacher(work.teacher_path, work.teacher_sha256),
             start=folder / "start.keras",
             watch=lambda step, steps, figures: _told(work, step, steps, figures, epochs, passed),
         )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from catalog import KilnError, Recipe
 from export.transforms import Progress, Stopped, Work
 from export.tuning import steps as steps
-from training import epochs, optimize
+from training import distill, epochs, optimize
 from training.checkpoint import Checkpoints, State
 from training.watcher import watcher
 
@@ -49,7 +49,7 @@ def tune(
     callbacks: Sequence[Any] = (),
     phase: str = "",
     recipe: Recipe | None = None,
-    teacher: Any = None,
+    teacher: distill.Labels | None = None,
     keep_best: bool = False,
     checkpoint_seconds: float = 60.0,
 ) -> Tuned:
@@ -62,7 +62,7 @@ def tune(
         callbacks: Keras callbacks a compression tool needs.
         phase: Tells the fine-tunings of one transform apart, where it has several.
         recipe: Instead of `work.recipe`.
-        teacher: A model of logits whose answers are asked for too, where the recipe has a `teacher`.
+        teacher: Whose answers are asked for too, where the recipe has a `teacher`.
         keep_best: End with the weights of the epoch that was best on the validation split, those it began with among
             them, not with the last; without such a split with the last.
         checkpoint_seconds: How often it is saved.
@@ -87,12 +87,14 @@ class _Run:
         work: Work,
         recipe: Recipe,
         phase: str,
-        teacher: Any,
+        teacher: distill.Labels | None,
         keep_best: bool,
         checkpoint_seconds: float,
     ) -> None:
         self.keras, self.model, self.work, self.recipe = keras, model, work, recipe
-        self.teacher = teacher if recipe.teacher else None
+        self.taught = None
+        if teacher is not None and recipe.teacher:
+            self.taught = distill.Taught(recipe, work.dataset, work.seed, teacher)
         self.checkpoints = Checkpoints(work.checkpoints / phase if phase else work.checkpoints)
         self.keep_best = keep_best and len(work.dataset.x_val) > 0
         self.best: list[NDArray[Any]] = []  # weights of the best epoch so far
@@ -101,7 +103,7 @@ class _Run:
         self.steps = math.ceil(len(work.dataset.x_train) / recipe.batch_size)
         self.optimizer = steps.optimizer(keras, recipe, self.steps)
         classes = len(work.dataset.classes)
-        told = recipe if self.teacher is not None else dataclasses.replace(recipe, teacher="")
+        told = recipe if self.taught else dataclasses.replace(recipe, teacher="")
         model.compile(
             optimizer=self.optimizer,
             loss=optimize.loss(keras, told, classes),
@@ -174,10 +176,8 @@ class _Run:
     def draw(self, epoch: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]:
         """One epoch's images, labels, a teacher's behind them, and weights where classes weigh, by (seed, epoch)."""
         x, y, weight = epochs.draw(self.recipe, self.work.dataset, self.work.seed, epoch)
-        if self.teacher is not None:
-            y = np.concatenate(
-                [y, steps.softened(self.teacher, x, self.recipe.temperature)], axis=1
-            )  # [N, 2 * classes]
+        if self.taught:
+            y = np.concatenate([y, self.taught.about(x, epoch, self.settle)], axis=1)  # [N, 2 * classes]
         return x, y, weight
 
     def epoch(

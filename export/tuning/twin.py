@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog import KilnError
-from export.transforms import Work
+from export.transforms import TEACHER, Work
+from export.tuning import steps
+from training import distill, loop
 
 TOLERANCE = 1e-5
 IMAGES = 16  # random ones, that are compared at each crossing
@@ -79,14 +81,20 @@ def cross(path: Path) -> Twin:
     return Twin(whole, logits, model, difference)
 
 
-def teacher(start: Twin, work: Work) -> Any:
-    """The network as trained, in `tf_keras`; that is `start`, the twin of the work's model, for a chain's first link.
+def teacher(start: Twin, work: Work) -> distill.Labels:
+    """Whom the fine-tuning asks: the network as trained, in `tf_keras`, or the one that the recipe names.
+
+    The former is `start`, the twin of the work's model, for a chain's first link.
 
     Raises:
         KilnError: As `cross`.
         RuntimeError: As `cross`.
     """
-    return start.model if work.teacher_sha256 == work.parent_sha256 else cross(work.teacher_path).model
+    temperature = work.recipe.temperature
+    if work.recipe.teacher != TEACHER:
+        return distill.labeller(loop.keras_namespace(), work.teacher_path, temperature, steps.PREDICT_BATCH)
+    model = start.model if work.teacher_sha256 == work.parent_sha256 else cross(work.teacher_path).model
+    return lambda images, between: steps.softened(model, images, temperature)
 
 
 def cross_back(twin: Twin, changed: Weights, path: Path) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 import catalog
 from catalog import Store
 from export import transforming
-from export.transforms import MODEL, TransformCard, chain, name_of
+from export.transforms import ITS_OWN, MODEL, TransformCard, chain, name_of
 
 DENSE = ("dense", "dense_1")
 
@@ -59,7 +59,7 @@ def _card(parent: Any, links: list[Any], source: str, weights: str, folder: Any)
         weights_sha256=weights,
         dataset_sha256=parent.dataset.sha256,
         seed=parent.seed,
-        recipe=transforming._recipe(parent, links[-1], None),
+        recipe=transforming._recipe(parent, links[-1], ITS_OWN),
         parameters=links[-1].parameters,
         settings={},
         weights=0,

@@ -37,7 +37,7 @@ Make = Callable[..., Work]
 def work_of(trained: Store, digits: Any, root: Path, **changes: Any) -> Work:
     """channels50 on `tiny`, two rounds of three epochs together, of 512 images."""
     card = trained.card("tiny")
-    recipe = channel_prune.TUNING.recipe("lenet", card.recipe, 3)
+    recipe = channel_prune.TUNING.recipe("lenet", card.recipe, transforms.Finetuning(3))
     work = Work(
         keras_path=trained.model_dir("tiny") / "model.keras",
         folder=root / "made",
@@ -202,9 +202,10 @@ def test_what_it_is_distilled_by_stands_in_its_recipe_and_a_change_makes_it_due(
 ) -> None:
     (stage,), parent = transforms.chain("channels50"), trained.card("tiny")
     smooth = dataclasses.replace(parent, recipe={**parent.recipe, "label_smoothing": 0.1})
-    recipe = transforming._recipe(smooth, stage, None)
-    assert recipe.items() >= channel_prune.DISTILLED.items() and recipe["teacher"] == "parent"
-    assert uninterrupted.told["distilled"] == channel_prune.DISTILLED
-    tuning = dataclasses.replace(channel_prune.TUNING, changes={**channel_prune.DISTILLED, "temperature": 2.0})
+    recipe = transforming._recipe(smooth, stage, transforms.ITS_OWN)
+    distilled = {"teacher": "trained", "distill_weight": 0.7, "temperature": 4.0, "label_smoothing": 0.0}
+    assert recipe.items() >= distilled.items()
+    assert uninterrupted.told["distilled"] == distilled
+    tuning = dataclasses.replace(channel_prune.TUNING, changes={"label_smoothing": 0.0, "temperature": 2.0})
     monkeypatch.setattr(channel_prune, "TUNING", tuning)
-    assert transforming._recipe(smooth, stage, None) == {**recipe, "temperature": 2.0}
+    assert transforming._recipe(smooth, stage, transforms.ITS_OWN) == {**recipe, "temperature": 2.0}

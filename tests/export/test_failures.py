@@ -21,7 +21,7 @@ import console
 from catalog import CARD, Store, Variant, VariantCard
 from export import __main__ as command
 from export import pipeline, process, staging, transforming
-from export.transforms import MODEL, chain
+from export.transforms import ITS_OWN, MODEL, chain
 from export.tuning import apply
 from export.tuning.apply import Transform
 from export.worker import ANSWERS, Convert, Prepare, Reply
@@ -153,7 +153,7 @@ def test_a_transform_that_another_process_makes_is_waited_for_and_taken(
         made: list[Any] = []
 
         def make(force: bool) -> None:
-            made.append(transforming.make(store, card, chain("prune80"), None, force, lambda *_: None))
+            made.append(transforming.make(store, card, chain("prune80"), ITS_OWN, force, lambda *_: None))
 
         waiting = threading.Thread(target=make, args=[False])
         waiting.start()
@@ -225,5 +225,5 @@ def test_checkpoints_that_are_gone_do_no_harm(store: Store, monkeypatch: pytest.
         return reply
 
     monkeypatch.setattr(process, "ask", ask)
-    source = transforming.make(store, store.card("tiny"), chain("prune80"), None, False, lambda *_: None)
+    source = transforming.make(store, store.card("tiny"), chain("prune80"), ITS_OWN, False, lambda *_: None)
     assert source.keras_path.is_file()

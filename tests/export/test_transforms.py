@@ -22,7 +22,19 @@ from export.onnx import graph as onnx_graph
 from export.onnx import int8, learned, search
 from export.onnx.calibration import Choice
 from export.onnx.int8 import CONVOLUTION, DENSE
-from export.transforms import MODEL, PACKAGE, Progress, Tuning, _kernels, chain, levels, name_of, prune
+from export.transforms import (
+    ITS_OWN,
+    MODEL,
+    PACKAGE,
+    Finetuning,
+    Progress,
+    Tuning,
+    _kernels,
+    chain,
+    levels,
+    name_of,
+    prune,
+)
 from export.tuning.apply import Transform
 from export.worker import Convert, Prepare, Reply
 from tests.export.conftest import Run
@@ -76,7 +88,9 @@ def test_fine_tuning_is_a_share_of_the_training() -> None:
     assert recipe.learning_rate == pytest.approx(2e-4)
     assert (recipe.epochs, recipe.optimizer) == (15, "adam")
     assert (recipe.mixup, recipe.average, recipe.teacher, recipe.sizes) == (0, 0, "", ())
-    assert tuned.recipe("vgg16", parent.decisive(), 3) == dataclasses.replace(recipe, epochs=3, optimizer="sgd")
+    assert tuned.recipe("vgg16", parent.decisive(), Finetuning(3)) == dataclasses.replace(
+        recipe, epochs=3, optimizer="sgd"
+    )
     assert tuned.recipe("lenet", Recipe(epochs=3).decisive()).epochs == tuned.at_least
     assert Recipe.of(json.loads(json.dumps(parent.decisive()))) == parent
 
@@ -84,7 +98,10 @@ def test_fine_tuning_is_a_share_of_the_training() -> None:
 def test_a_teacher_is_the_network_as_trained() -> None:
     parent = Recipe(teacher="big", distill_weight=0.5).decisive()
     plain, taught = (Tuning(distill=share).recipe("lenet", parent) for share in (0.0, 0.7))
-    assert (plain.teacher, taught.teacher, taught.distill_weight) == ("", "trained", 0.7)
+    assert (plain.teacher, taught.teacher, taught.distill_weight, taught.views) == ("", "trained", 0.7, 0)
+    other = Finetuning(teacher="simcnn/onnx-int8")
+    plain, taught = (Tuning(distill=share).recipe("lenet", parent, other) for share in (0.0, 0.7))
+    assert (plain.teacher, taught.teacher, taught.views) == ("", "simcnn/onnx-int8", 16)
 
 
 def test_a_recipe_of_another_version_is_told() -> None:
@@ -134,6 +151,7 @@ class Workers:
     def __init__(self, error: str = "") -> None:
         self.asked: list[Any] = []
         self.error = error
+        self.told: dict[str, Any] = {"settings": {"zeros": 1}, "parameters": 7, "macs": 8, "val_top1": 90.0}
 
     def ask(self, request: Any, timeout: float, scratch: Any = None, watch: Any = None) -> Reply:
         self.asked.append(request)
@@ -145,8 +163,7 @@ class Workers:
         Path(request.progress).write_text('{"done": 3, "total": 4, "figures": "acc"}')
         watch()
         Path(request.folder, MODEL).write_text(request.level + request.parent_sha256)
-        told = {"settings": {"zeros": 1}, "weights_sha256": request.level, "parameters": 7, "macs": 8, "val_top1": 90.0}
-        return Reply(settings=told)
+        return Reply(settings={**self.told, "weights_sha256": request.level})
 
 
 def test_each_link_is_made_once_and_again_only_if_due(trained: Store, tmp_path: Path, monkeypatch: Any) -> None:
@@ -154,8 +171,8 @@ def test_each_link_is_made_once_and_again_only_if_due(trained: Store, tmp_path: 
     monkeypatch.setattr(process, "ask", workers.ask)
     card, stages = trained.card("tiny"), chain("prune80+cluster16")
 
-    def make(links: Any, epochs: int | None = None, force: bool = False) -> Any:
-        return transforming.make(store, card, links, epochs, force, lambda name, at: seen.append((name, at)))
+    def make(links: Any, asked: Finetuning = ITS_OWN, force: bool = False) -> Any:
+        return transforming.make(store, card, links, asked, force, lambda name, at: seen.append((name, at)))
 
     source = make(stages)
     assert [request.level for request in workers.asked] == ["prune80", "cluster16"]
@@ -165,17 +182,17 @@ def test_each_link_is_made_once_and_again_only_if_due(trained: Store, tmp_path: 
     assert seen[0] == ("prune80", Progress(3, 4, "acc")) and seen[1][0] == "prune80-cluster16"
     assert source.keras_path == store.transform_dir("tiny", "prune80-cluster16").resolve() / MODEL
     assert not list((tmp_path / "tiny" / "transforms").glob(".*"))  # no checkpoints, nothing staged
-    assert make(stages) == make(stages[:1] + stages[1:]) == transforming.found(store, card, stages, None)
+    assert make(stages) == make(stages[:1] + stages[1:]) == transforming.found(store, card, stages, ITS_OWN)
     assert len(workers.asked) == 2
     make(stages, force=True)
     assert [request.level for request in workers.asked[2:]] == ["cluster16"]
-    assert transforming.found(store, card, stages, 5) is None  # another length of fine-tuning
-    assert transforming.found(store, dataclasses.replace(card, weights_sha256="0"), stages, None) is None
+    assert transforming.found(store, card, stages, Finetuning(5)) is None  # another length of fine-tuning
+    assert transforming.found(store, dataclasses.replace(card, weights_sha256="0"), stages, ITS_OWN) is None
     there = transforming.present(store, card, "prune80-cluster16")  # however it was fine-tuned
     assert there and (there.keras_path, there.weights_sha256) == (source.keras_path, "cluster16")
     assert transforming.present(store, dataclasses.replace(card, weights_sha256="0"), "prune80-cluster16") is None
     (store.transform_dir("tiny", "prune80") / MODEL).write_text("damaged")
-    assert transforming.found(store, card, stages, None) is None
+    assert transforming.found(store, card, stages, ITS_OWN) is None
     told = transforming.settings(source.card)
     assert told["transform_sha256"] == "cluster16" and told["transform_parent_sha256"] == "prune80"
 
@@ -197,6 +214,39 @@ def test_a_transform_that_fails_leaves_nothing_and_a_row_for_each_variant(
     assert not store.transform_dir("tiny", "prune80").exists()
 
 
+def test_a_teacher_that_is_named_is_told_to_the_worker_and_a_change_of_it_makes_a_link_due(
+    trained: Store, tmp_path: Path, monkeypatch: Any
+) -> None:
+    store, workers, card = Store(tmp_path), Workers(), trained.card("tiny")
+    monkeypatch.setattr(process, "ask", workers.ask)
+    (tmp_path / "big").mkdir()
+    path = store.model_dir("big") / MODEL
+    path.write_text("it knows more")
+
+    def known(weights: str) -> None:
+        files = {MODEL: catalog.sha256_of(path)}
+        big = dataclasses.replace(card, model="big", weights_sha256=weights, files=files)
+        (tmp_path / "big" / catalog.CARD).write_text(catalog.to_json(big))
+
+    known("of big")
+    asked, links = Finetuning(teacher="big"), chain("prune80")
+    said = dict(workers.told)
+    monkeypatch.setattr(workers, "told", said)
+    said["settings"] = {"teacher_sha256": "of big"}
+    source = transforming.make(store, card, links, asked, False, lambda *_: None)
+    (request,) = workers.asked
+    assert (request.teacher_path, request.teacher_sha256) == (str(path.resolve()), "of big")
+    assert (request.recipe["teacher"], request.recipe["views"]) == ("big", 16)
+    assert source.card and source.card.asked == asked
+    assert source.card.command == "python -m export tiny --transforms prune80 --teacher big --force"
+    assert transforming.found(store, card, links, asked) == source
+    assert transforming.found(store, card, links, ITS_OWN) is None
+    known("of a better one")
+    assert transforming.found(store, card, links, asked) is None
+    with pytest.raises(KilnError, match="no trained model 'bigger'"):
+        transforming.make(store, card, links, Finetuning(teacher="bigger"), False, lambda *_: None)
+
+
 def test_a_variant_of_a_transform_as_it_is_tells_how_that_was_made(
     trained: Store, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -208,9 +258,9 @@ def test_a_variant_of_a_transform_as_it_is_tells_how_that_was_made(
     monkeypatch.setattr(process, "ask", workers.ask)
     commands = []
     for epochs in (3, None):
-        transforming.make(store, store.card("tiny"), chain("prune80"), epochs, True, lambda *_: None)
+        transforming.make(store, store.card("tiny"), chain("prune80"), Finetuning(epochs), True, lambda *_: None)
         monkeypatch.setattr(process, "ask", lambda request, *_: Reply(str(getattr(request, "precision", ""))))
-        options = pipeline.Options(as_it_is=True, allowed_drop=0.3, finetune_epochs=None if epochs else 5)
+        options = pipeline.Options(as_it_is=True, allowed_drop=0.3, finetune=Finetuning(None if epochs else 5))
         (card,) = pipeline.export(store, [variant], options, begin=lambda _: None, done=lambda: None)
         commands.append(card.command)
         monkeypatch.setattr(process, "ask", workers.ask)

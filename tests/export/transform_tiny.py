@@ -15,7 +15,7 @@ from typing import Any
 
 import console
 from catalog import Store, plugin, sha256_of
-from export.transforms import MODEL, PACKAGE, Progress, Stopped, Work, chain, name_of
+from export.transforms import MODEL, PACKAGE, Finetuning, Progress, Stopped, Work, chain, name_of
 
 IMAGES = 160
 STEPS = 3  # after which a stopped run stops
@@ -33,7 +33,7 @@ def main(root: str, out: str, text: str, stop: str = "") -> None:
     stages, source = chain(text), store.model_dir("tiny") / MODEL
     for number, stage in enumerate(stages):
         form = plugin(PACKAGE, stage.file)
-        recipe = form.TUNING.recipe(card.architecture, card.recipe, 2)
+        recipe = form.TUNING.recipe(card.architecture, card.recipe, Finetuning(2))
         folder = Path(out, name_of(stages[: number + 1]))
         folder.mkdir(parents=True)
         told: list[Progress] = []

@@ -42,7 +42,7 @@ print(json.dumps(found))
 TAUGHT = """
 import dataclasses, json, sys
 from catalog import Recipe, Store
-from training import data, devices, loop, network
+from training import data, devices, distill, loop, network
 from training.job import Job
 whole = data.load("digits")
 few = dataclasses.replace(whole, x_train=whole.x_train[:602], y_train=whole.y_train[:602], x_val=whole.x_val[:9],
@@ -52,7 +52,8 @@ with devices.spread(keras, 3) as count:
     teacher = network.with_probabilities(keras, network.build(keras, "lenet", (32, 32, 3), 10, recipe))
     store.model_dir("teacher").mkdir()
     teacher.save(store.model_dir("teacher") / "model.keras")
-    run = loop.prepare(Job("m", "lenet", "test", recipe, few, 0, store, devices=3), count)
+    answers = distill.Teacher(store.model_dir("teacher") / "model.keras", "0")
+    run = loop.prepare(Job("m", "lenet", "test", recipe, few, 0, store, devices=3, teacher=answers), count)
     print(json.dumps(run.taught.about(run.draw(0)[0], 0, lambda: None).shape))
 """
 

@@ -35,7 +35,8 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def job(few: data.Dataset, store: Store, architecture: str = "lenet", **recipe: object) -> Job:
     made = dataclasses.replace(Recipe(batch_size=16, epochs=2), **recipe)  # type: ignore[arg-type]
-    return Job("m", architecture, "test", made, few, 0, store)
+    teacher = distill.Teacher(store.model_dir(made.teacher) / "model.keras", "0") if made.teacher else None
+    return Job("m", architecture, "test", made, few, 0, store, teacher=teacher)
 
 
 def test_small_images_first_with_mixing_averaging_and_class_weights(few, tmp_path, monkeypatch):
@@ -95,11 +96,11 @@ def test_what_is_saved_is_the_average_of_the_weights(few, tmp_path):
 
 
 def test_a_teacher_must_be_trained_on_the_same_data(taught, few):
-    assert distill.sha256_of_teacher(taught, "tiny", few) == taught.card("tiny").weights_sha256
+    assert distill.find(taught, "tiny", few).sha256 == taught.card("tiny").weights_sha256
     with pytest.raises(KilnError, match=r"was trained on digits, not on this other; train it first"):
-        distill.sha256_of_teacher(taught, "tiny", dataclasses.replace(few, name="other", sha256="0" * 64))
+        distill.find(taught, "tiny", dataclasses.replace(few, name="other", sha256="0" * 64))
     with pytest.raises(KilnError, match="no trained model 'simcnn'"):
-        distill.sha256_of_teacher(taught, "simcnn", few)
+        distill.find(taught, "simcnn", few)
 
 
 def test_a_variant_teaches_as_the_network_it_holds(few, tmp_path):
@@ -109,32 +110,32 @@ def test_a_variant_teaches_as_the_network_it_holds(few, tmp_path):
     known = dataclasses.replace(few, sha256=colours.dataset.sha256)
     teacher = "colours/onnx-int8"
 
-    assert distill.sha256_of_teacher(store, teacher, known) == catalog.sha256_of(path)
+    assert distill.find(store, teacher, known) == distill.Teacher(path, catalog.sha256_of(path))
     asked = []
-    labels = distill.labeller(None, store, teacher, 2.0, 20)(few.x_train, lambda: asked.append(1))
+    labels = distill.labeller(None, path, 2.0, 20)(few.x_train, lambda: asked.append(1))
     logits = few.x_train.mean(axis=(1, 2)) / 255 @ weights / 2.0
     expected = np.exp(logits - logits.max(axis=1, keepdims=True))
     assert np.allclose(labels, expected / expected.sum(axis=1, keepdims=True), atol=1e-4)
     assert len(asked) == 3, "48 images in batches of 20"
 
     with pytest.raises(KilnError, match=r"colours/onnx-int8 was trained on digits, not on this digits"):
-        distill.sha256_of_teacher(store, teacher, few)
+        distill.find(store, teacher, few)
     with pytest.raises(KilnError, match=r"no ONNX variant 'onnx-fp16' could teach; of colours there are: onnx-int8"):
-        distill.sha256_of_teacher(store, "colours/onnx-fp16", known)
+        distill.find(store, "colours/onnx-fp16", known)
     path.write_bytes(b"altered")
     with pytest.raises(KilnError, match="is corrupt"):
-        distill.sha256_of_teacher(store, teacher, known)
+        distill.find(store, teacher, known)
 
 
 @pytest.mark.skipif(not (catalog.ROOT / "zoo" / "lenet").is_dir(), reason="the zoo is empty")
 def test_a_teacher_of_the_zoo_needs_no_training(few, tmp_path):
     card = Store(catalog.ROOT / "zoo").card("lenet")
     cifar10 = dataclasses.replace(few, sha256=card.dataset.sha256)
-    assert len(distill.sha256_of_teacher(Store(tmp_path), "lenet/onnx-int8", cifar10)) == 64
-    labels = distill.labeller(None, Store(tmp_path), "lenet/onnx-int8", 1.0, 16)(few.x_train, lambda: None)
+    found = distill.find(Store(tmp_path), "lenet/onnx-int8", cifar10)
+    labels = distill.labeller(None, found.path, 1.0, 16)(few.x_train, lambda: None)
     assert labels.shape == (48, 10) and np.allclose(labels.sum(axis=1), 1, atol=1e-5)
     with pytest.raises(KilnError, match=r"let one of zoo/ teach: lenet/onnx-fp32, lenet/onnx-int8"):
-        distill.sha256_of_teacher(Store(tmp_path), "lenet", cifar10)
+        distill.find(Store(tmp_path), "lenet", cifar10)
 
 
 def test_a_student_learns_its_teachers_answers_rather_than_the_labels(taught, few):

@@ -39,8 +39,8 @@ def test_seeds_are_trained_once_and_a_teacher_beside_them(few, tmp_path, capsys,
 
     plain, cards = seeds.run(job, 2, making)
     taught = dataclasses.replace(recipe, teacher="lenet")
-    sha256 = distill.sha256_of_teacher(store, "lenet", few)
-    other, _ = seeds.run(dataclasses.replace(job, recipe=taught, teacher_sha256=sha256), 2, making)
+    teacher = distill.find(store, "lenet", few)
+    other, _ = seeds.run(dataclasses.replace(job, recipe=taught, teacher=teacher), 2, making)
 
     assert [name.rpartition("-")[0] for name in trained] == ["lenet-quick-1", "lenet-quick-0", "lenet-quick-1"]
     assert store.models() == ["lenet"], "the copies must not be exported or served"
