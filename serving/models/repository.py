@@ -283,12 +283,21 @@ def load(settings: Settings) -> Repository:
         if model := load_model(store, name, settings, abreast=catalog.usable_cores()):
             models[name] = model
             left_out += model.choice.warnings
+        else:
+            left_out.append(_nothing_of(name, store, searched))
     if not models:
         raise KilnError(
             f"there is no model to serve in {searched[0].root}; "
             "make one: python -m training lenet --dataset digits && python -m export lenet"
         )
     return assemble(models, settings.model, tuple(left_out))
+
+
+def _nothing_of(name: str, store: Store, searched: Sequence[Store]) -> str:
+    """That a model has no variant to serve, and which store's it hides."""
+    hidden = [str(other.root) for other in searched if other is not store and name in other.models()]
+    told = f", and hides that of {' and '.join(hidden)}" if hidden else ""
+    return f"{name} of {store.root} is not served: it has no variant to serve{told}; run: python -m export {name}"
 
 
 def assemble(models: Mapping[str, Model], wanted: str, stale: tuple[str, ...] = ()) -> Repository:

@@ -73,6 +73,17 @@ def test_the_store_hides_its_namesakes_in_the_zoo(here: Settings) -> None:
     assert found.model("wide").card.dataset.width == 24
 
 
+def test_a_model_with_nothing_to_serve_is_told_and_what_it_hides(here: Settings) -> None:
+    stores.write_model(here.store, "new")
+    stores.write_model(here.store, "tame")
+    stores.write_variant(here.zoo, stores.write_model(here.zoo, "tame"), stores.network(32, 32, np.eye(3)))
+    found = repository.load(here)
+    assert not {"new", "tame"} & set(found.models)
+    of = f"of {here.store} is not served: it has no variant to serve"
+    assert f"new {of}; run: python -m export new" in found.stale
+    assert f"tame {of}, and hides that of {here.zoo}; run: python -m export tame" in found.stale
+
+
 def damage(folder: Path, how: str) -> str:
     """Spoils a variant; returns what the message must name."""
     model = folder / "model.onnx"
