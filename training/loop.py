@@ -121,7 +121,7 @@ def prepare(job: Job, count: int = 1) -> _Run:
     keras.utils.set_random_seed(job.seed)
     shape = (None, None, 3) if job.recipe.sizes else job.dataset.x_train.shape[1:]
     if job.start:
-        model = keras.saving.load_model(job.start, compile=False)
+        model = network.in_precision(keras, keras.saving.load_model(job.start, compile=False))
     else:
         model = network.build(keras, job.architecture, shape, len(job.dataset.classes), job.recipe)
     run = _Run(job, keras, model, count)

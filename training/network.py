@@ -44,6 +44,18 @@ def with_probabilities(keras: Any, logits: Any, flip: bool = False) -> Any:
     return keras.Model(image, keras.layers.Average(name="probabilities")(both), name=logits.name)
 
 
+def in_precision(keras: Any, model: Any) -> Any:
+    """The network of logits that was loaded, computing as the global policy says; logits and weights stay float32.
+
+    A file tells the policy that its layers were saved under, which would win.
+    """
+    policy = keras.config.dtype_policy()
+    *inner, _ = [layer for layer in model.layers if type(layer).__name__ != "InputLayer"]
+    for layer in inner:
+        layer.dtype_policy = policy
+    return model
+
+
 def macs(model: Any) -> int:
     """Multiply-accumulates of all convolutions and dense layers for one image, layers inside layers included."""
     total = 0

@@ -66,6 +66,7 @@ class Tuning:
     learning_rate: float = 0.1  # share of the parent's peak
     at_least: int = 2  # epochs
     distill: float = 0.0  # share of the loss that asks for the answers of the network as trained
+    mixed_precision: bool = False  # as the parent was trained; the tools of `tf_keras` know float32 only
     changes: dict[str, Any] = field(default_factory=dict)
     families: dict[str, dict[str, Any]] = field(default_factory=dict)  # architecture -> fields of Recipe
 
@@ -97,7 +98,7 @@ class Tuning:
             epochs=max(self.at_least, round(self.epochs * told.epochs)),
             weights="none",
             frozen_layers=0,
-            mixed_precision=False,
+            mixed_precision=self.mixed_precision and told.mixed_precision,
             teacher=TEACHER if self.distill else "",
             distill_weight=self.distill,
         )

@@ -28,7 +28,12 @@ LEVELS: dict[str, dict[str, Any]] = {
     "channels25_scale": {"macs_share": 0.25, "rounds": 5, "criterion": "scale"},
 }
 TUNING = Tuning(
-    epochs=0.3, learning_rate=0.5, at_least=3, distill=0.7, changes={"temperature": 4.0, "label_smoothing": 0.0}
+    epochs=0.3,
+    learning_rate=0.5,
+    at_least=3,
+    distill=0.7,
+    mixed_precision=True,
+    changes={"temperature": 4.0, "label_smoothing": 0.0},
 )
 BETWEEN = 0.5  # share of the epochs that all rounds but the last have together
 
@@ -44,12 +49,13 @@ def apply(work: Work) -> dict[str, Any]:
     from export.tuning import twin
     from training import loop, network
 
-    keras = loop.keras_namespace()
+    keras = loop.keras_namespace(work.recipe.mixed_precision)
+    compute_dtype = _float32_again(keras)
     whole = keras.saving.load_model(work.keras_path, compile=False)
     parent = twin.network_in(whole)
     before = channels.wiring(parent)
     lengths = epochs_of(work.recipe.epochs, work.parameters["rounds"])
-    _begin(work)
+    _begin(work, compute_dtype)
     network_now, told = parent, list[dict[str, Any]]()
     for number, epochs in enumerate(lengths):
         share = work.parameters["macs_share"] ** ((number + 1) / len(lengths))
@@ -71,6 +77,7 @@ def apply(work: Work) -> dict[str, Any]:
         "weights": [parent.count_params(), network_now.count_params()],
         "channels": channels.widths(before, after),
         "rounds": told,
+        "compute_dtype": compute_dtype,
         "distilled": {
             name: getattr(work.recipe, name) for name in ("teacher", "distill_weight", "temperature", "label_smoothing")
         },
@@ -86,10 +93,17 @@ def epochs_of(epochs: int, rounds: int) -> list[int]:
     return [each] * (rounds - 1) + [epochs - each * (rounds - 1)]
 
 
-def _begin(work: Work) -> None:
+def _float32_again(keras: Any) -> str:
+    """What rounds are trained in; everything else, and whatever is saved, is in float32."""
+    compute_dtype = str(keras.config.dtype_policy().compute_dtype)
+    keras.mixed_precision.set_global_policy("float32")
+    return compute_dtype
+
+
+def _begin(work: Work, compute_dtype: str) -> None:
     """Makes room for the rounds; what was begun from other weights, data or settings is dropped."""
     file = work.checkpoints / "identity.json"
-    identity = json.dumps({**work.identity, "between": BETWEEN}, sort_keys=True)
+    identity = json.dumps({**work.identity, "between": BETWEEN, "compute_dtype": compute_dtype}, sort_keys=True)
     if not file.is_file() or file.read_text() != identity:
         shutil.rmtree(work.checkpoints, ignore_errors=True)
         work.checkpoints.mkdir(parents=True)
@@ -139,6 +153,7 @@ def _mended(keras: Any, work: Work, folder: Path, epochs: int, passed: tuple[int
             trained = loop.train(job)
         except loop.Interrupted as stop:
             raise Stopped(f"{work.level} was stopped and is saved; the same command goes on") from stop
+        _float32_again(keras)
         plain = keras.saving.load_model(folder / "start.keras", compile=False)  # without the loop's faster kernels
         plain.set_weights(trained.model.get_weights())
         write_atomic(folder / "history.json", json.dumps(trained.history))

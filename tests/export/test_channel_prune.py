@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 import catalog
-from catalog import KilnError, Store
+from catalog import KilnError, Recipe, Store, plugin
 from export import transforming, transforms
 from export.transforms import Progress, Stopped, Work, channel_prune
 from export.tuning import twin
-from training import data, network
+from training import data, devices, network
 from training.loop import keras_namespace
 
 STEPS = 16  # an epoch
@@ -111,6 +111,37 @@ def test_the_budget_is_kept_and_told(uninterrupted: Done, digits: Any):
     steps = [at.done for at in seen]
     assert steps == sorted(steps) and steps[-1] == seen[-1].total == 3 * STEPS
     assert "acc" in seen[-1].figures
+
+
+def test_it_computes_in_bfloat16_where_the_parent_did_and_the_device_gains_from_it(
+    make: Make, uninterrupted: Done, monkeypatch: pytest.MonkeyPatch
+):
+    assert uninterrupted.told["compute_dtype"] == "float32" and not uninterrupted.work.recipe.mixed_precision
+    parent = Recipe(mixed_precision=True).decisive()
+    assert [
+        plugin("export.transforms", name).TUNING.recipe("lenet", parent).mixed_precision
+        for name in ("channel_prune", "prune", "cluster", "quantize_aware")
+    ] == [True, False, False, False]
+
+    computed: list[set[str]] = []
+    fit = keras_namespace().Model.fit
+
+    def watched(model: Any, *arrays: Any, **named: Any) -> Any:
+        computed.append({layer.compute_dtype for layer in model.layers[1:-1]})
+        assert model.layers[-1].compute_dtype == "float32"
+        return fit(model, *arrays, **named)
+
+    monkeypatch.setattr(keras_namespace().Model, "fit", watched)
+    monkeypatch.setattr(devices, "gains_from_bfloat16", lambda _: True)
+    work = make()
+    work = dataclasses.replace(work, recipe=dataclasses.replace(work.recipe, mixed_precision=True))
+    told = channel_prune.apply(work)
+    assert computed and all(types == {"bfloat16"} for types in computed)
+    assert told["compute_dtype"] == "bfloat16" and told["rounds"][-1]["val_top1"] > 50
+    keras = keras_namespace()
+    small = keras.saving.load_model(work.folder / "model.keras", compile=False)
+    assert {layer.compute_dtype for layer in small.layers} == {"float32"}
+    assert not same(work, uninterrupted.work)
 
 
 def stop_at(work: Work, step: int) -> Work:
