@@ -10,7 +10,7 @@ from benchmarks import scale
 from benchmarks.judging import compare, fronts
 from benchmarks.reporting import columns, legend, palette, plots, prose
 from benchmarks.results import Results
-from catalog import ROOT, KilnError, Store, write_atomic
+from catalog import ROOT, KilnError, Store, Variant, write_atomic
 
 BEGIN, END = "<!-- results: written by `make publish`; do not edit -->", "<!-- /results -->"
 PICTURE = "report"
@@ -91,9 +91,11 @@ def _shipped(groups: list[compare.Group]) -> str:
         return ""
     example = next(model for model, of_model in held.items() if of_model)
     dataset = next(group.dataset for group in groups if example in group.models)
+    known = next((model for model, of_model in held.items() if Variant(model, "onnx").version in of_model), "")
+    restored = f", or `python -m training restore {known}` with the zoo's weights" if known else ""
     return (
         f"**A fresh clone serves only {served(held)}, from `zoo/`; the others are made "
-        f"from a trained model: `python -m training {example} --dataset {dataset} --recipe cpu`, then "
+        f"from a trained model: `python -m training {example} --dataset {dataset} --recipe cpu`{restored}, then "
         f"`python -m export {example}` (`--formats litert` for one format)."
     )
 
