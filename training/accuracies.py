@@ -98,7 +98,8 @@ def page(cards: Iterable[Card]) -> str:
     images = {card.accuracy.images for same in groups.values() for card in same}
     lines = ["| model | recipe | teacher | expects | top-1 % | seeds | parameters | minutes | on | commit |"]
     lines += ["|---|---|---|--:|--:|--:|--:|--:|---|---|"]
-    lines += [_row(key, groups[key]) for key in sorted(groups)]
+    old = {key: not all(map(current, same)) for key, same in groups.items()}
+    lines += [_row(key, groups[key]) for key in sorted(groups, key=lambda key: (*key[:3], old[key], *key[3:]))]
     head = HEAD.format(images=" or ".join(f"{count:,}" for count in sorted(images)) or "10,000")
     return "\n".join([head, *lines, "", _missing({key[:3] for key in groups}), ""])
 
