@@ -34,6 +34,7 @@ from catalog import KilnError, Recipe
 MODEL = "model.keras"
 RANGES = "ranges.json"
 PACKAGE = "export.transforms"
+DISTILL = 0.7  # share of the loss that asks a teacher which is named, where the transform has none of its own
 VIEWS = 16  # of each training image that a teacher which is named is asked about
 TEACHER = "trained"  # in a recipe: the network as trained, whose hash stands in the card
 
@@ -59,7 +60,8 @@ ITS_OWN = Finetuning()
 class Tuning:
     """A fine-tuning as shares of the recipe that trained the model.
 
-    `changes` are fields of Recipe that it sets whatever the parent had, `families` such for single architectures.
+    `changes` are fields of Recipe that it sets whatever the parent had, `families` the fields of this record that are
+    others for single architectures.
     """
 
     epochs: float = 0.1  # share of the parent's epochs
@@ -68,7 +70,7 @@ class Tuning:
     distill: float = 0.0  # share of the loss that asks for the answers of the network as trained
     mixed_precision: bool = False  # as the parent was trained; the tools of `tf_keras` know float32 only
     changes: dict[str, Any] = field(default_factory=dict)
-    families: dict[str, dict[str, Any]] = field(default_factory=dict)  # architecture -> fields of Recipe
+    families: dict[str, dict[str, Any]] = field(default_factory=dict)  # architecture -> fields of Tuning
 
     def recipe(self, architecture: str, parent: dict[str, Any], asked: Finetuning = ITS_OWN) -> Recipe:
         """The recipe of a fine-tuning; `parent` is a card's `recipe`.
@@ -80,32 +82,30 @@ class Tuning:
         Raises:
             KilnError: `parent` is no recipe of this version.
         """
+        own = dataclasses.replace(self, **self.families.get(architecture, {}))
+        distill = own.distill or (DISTILL if asked.teacher else 0.0)
         try:
-            told = catalog.from_json(
-                Recipe, {key: value for key, value in parent.items() if key not in ("step_at", "sizes")}
-            )
+            told = Recipe.of(parent)
         except ValueError as error:
             raise KilnError(f"the recipe in the model's card cannot be read: {error}. Train the model again") from error
-        rate = told.learning_rate * self.learning_rate
         tuned = dataclasses.replace(
             told,
-            learning_rate=rate,
+            learning_rate=told.learning_rate * own.learning_rate,
             schedule="cosine",
             warmup_epochs=0.0,
             mixup=0.0,
             cutmix=0.0,
+            sizes=(),
             average=0.0,
-            epochs=max(self.at_least, round(self.epochs * told.epochs)),
+            epochs=asked.epochs or max(own.at_least, round(own.epochs * told.epochs)),
             weights="none",
             frozen_layers=0,
-            mixed_precision=self.mixed_precision and told.mixed_precision,
-            teacher=TEACHER if self.distill else "",
-            distill_weight=self.distill,
+            mixed_precision=own.mixed_precision and told.mixed_precision,
+            teacher=(asked.teacher or TEACHER) if distill else "",
+            views=VIEWS if asked.teacher else 0,
+            distill_weight=distill,
         )
-        tuned = dataclasses.replace(tuned, **{**self.changes, **self.families.get(architecture, {})})
-        if tuned.teacher and asked.teacher:
-            tuned = dataclasses.replace(tuned, teacher=asked.teacher, views=VIEWS)
-        return dataclasses.replace(tuned, epochs=asked.epochs or tuned.epochs)
+        return dataclasses.replace(tuned, **own.changes)
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,18 @@ class Work:
     stop: Callable[[], bool] = lambda: False
 
     @property
+    def taught_by(self) -> str:
+        """The hash of the teacher; empty where the recipe asks none."""
+        return self.teacher_sha256 if self.recipe.teacher else ""
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must share with this work to be its own."""
         return {
             "level": self.level,
             "parameters": self.parameters,
             "parent_sha256": self.parent_sha256,
-            "teacher_sha256": self.teacher_sha256,
+            "teacher_sha256": self.taught_by,
             "dataset": self.dataset.sha256,
             "seed": self.seed,
             **self.recipe.decisive(),

@@ -72,7 +72,7 @@ def apply(work: Work) -> dict[str, Any]:
     after = channels.wiring(network_now)
     return {
         **work.parameters,
-        "teacher_sha256": work.teacher_sha256,
+        "teacher_sha256": work.taught_by,
         "macs": [network.macs(parent), network.macs(network_now)],
         "weights": [parent.count_params(), network_now.count_params()],
         "channels": channels.widths(before, after),
@@ -145,7 +145,7 @@ def _mended(keras: Any, work: Work, folder: Path, epochs: int, passed: tuple[int
             dataset=work.dataset,
             seed=work.seed,
             store=Store(work.checkpoints),
-            teacher=Teacher(work.teacher_path, work.teacher_sha256),
+            teacher=Teacher(work.teacher_path, work.teacher_sha256) if work.recipe.teacher else None,
             start=folder / "start.keras",
             watch=lambda step, steps, figures: _told(work, step, steps, figures, epochs, passed),
         )

@@ -15,7 +15,7 @@ from export.transforms import MODEL, Tuning, Work
 ORDER = 2
 PACKAGES = ("tensorflow-model-optimization", "tf-keras", "keras", "tensorflow", "numpy")
 LEVELS: dict[str, dict[str, Any]] = {"cluster16": {"clusters": 16}, "cluster32": {"clusters": 32}}
-TUNING = Tuning(epochs=0.05, learning_rate=0.05, at_least=2, distill=0.7)
+TUNING = Tuning(epochs=0.05, learning_rate=0.05, at_least=2, distill=0.7, families={"lenet": {"distill": 0.0}})
 WORTH = 16  # weights a centroid at least
 
 
@@ -60,7 +60,7 @@ def apply(work: Work) -> dict[str, Any]:
     difference = twin.cross_back(crossed, weights, work.folder / MODEL)
     return {
         **work.parameters,
-        "teacher_sha256": work.teacher_sha256,
+        "teacher_sha256": work.taught_by,
         "distinct": _kernels.distinct(weights, chosen),
         "zeros_kept": _kernels.sparsity(weights, sparse),
         "left_alone": _kernels.others(crossed.model, chosen),

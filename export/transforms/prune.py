@@ -28,7 +28,10 @@ LEVELS: dict[str, dict[str, Any]] = {
     "prune90": {"sparsity": 0.9},
     "prune2of4": {"zeros_of": [2, 4]},
 }
-TUNING = Tuning(epochs=0.3, learning_rate=0.5, at_least=3, distill=0.7)
+# A network that hardly fits its training images has no weights to spare for a teacher's answers, and needs its own
+# learning rate again (Renda et al., 2020): LeNet without four of five weights gains three quarters of a point by both.
+SMALL: dict[str, Any] = {"epochs": 0.6, "learning_rate": 1.0, "distill": 0.0}
+TUNING = Tuning(epochs=0.3, learning_rate=0.5, at_least=3, distill=0.7, families={"lenet": SMALL})
 # Share of the steps over which the sparsity grows; the rest mends the masks that stay. The learning rate falls along a
 # cosine over the whole run: at the ramp's end it is at 79% of its peak, with a ramp of half the run it would be at 50%.
 RAMP = 0.3
@@ -76,7 +79,7 @@ def apply(work: Work) -> dict[str, Any]:
     difference = twin.cross_back(crossed, weights, work.folder / MODEL)
     return {
         **work.parameters,
-        "teacher_sha256": work.teacher_sha256,
+        "teacher_sha256": work.taught_by,
         "ramp_share": 0.0 if zeros else RAMP,
         "pruned": _kernels.sparsity(weights, chosen),
         "sparsity_reached": _kernels.together(weights, inner),

@@ -28,7 +28,7 @@ from export.transforms import MODEL, RANGES, Tuning, Work
 ORDER = 3
 PACKAGES = ("tensorflow-model-optimization", "tf-keras", "keras", "tensorflow", "numpy")
 LEVELS: dict[str, dict[str, Any]] = {"quantize_aware": {"bits": 8}}
-TUNING = Tuning(epochs=0.05, learning_rate=0.05, at_least=2, distill=0.7)
+TUNING = Tuning(epochs=0.05, learning_rate=0.05, at_least=2, distill=0.7, families={"lenet": {"distill": 0.0}})
 CALIBRATION_BATCHES = 8
 DEPTHWISE = "DepthwiseConv2D"
 UNTOUCHED = ("InputLayer", "Rescaling")
@@ -64,7 +64,7 @@ def apply(work: Work) -> dict[str, Any]:
     preserved = [name for name, kind in plan.items() if kind]
     return {
         **work.parameters,
-        "teacher_sha256": work.teacher_sha256,
+        "teacher_sha256": work.taught_by,
         "zeros_kept": _kernels.sparsity(weights, [name for name in preserved if np.any(before[name][0] == 0)]),
         "distinct_kept": _kernels.distinct(weights, [name for name in preserved if plan[name] == "clusters"]),
         "fake_quantized_val_accuracy": tuned.kept.get("val_accuracy"),

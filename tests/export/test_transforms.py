@@ -83,14 +83,14 @@ def test_variants_of_transforms_have_their_names() -> None:
 
 def test_fine_tuning_is_a_share_of_the_training() -> None:
     parent = Recipe(epochs=150, learning_rate=2e-3, mixup=0.2, average=0.99, teacher="big", sizes=((0.0, 24),))
-    tuned = Tuning(epochs=0.1, learning_rate=0.1, families={"vgg16": {"optimizer": "sgd"}})
+    tuned = Tuning(epochs=0.1, learning_rate=0.1, families={"vgg16": {"epochs": 0.2, "changes": {"optimizer": "sgd"}}})
     recipe = tuned.recipe("lenet", parent.decisive())
     assert recipe.learning_rate == pytest.approx(2e-4)
     assert (recipe.epochs, recipe.optimizer) == (15, "adam")
     assert (recipe.mixup, recipe.average, recipe.teacher, recipe.sizes) == (0, 0, "", ())
-    assert tuned.recipe("vgg16", parent.decisive(), Finetuning(3)) == dataclasses.replace(
-        recipe, epochs=3, optimizer="sgd"
-    )
+    other = dataclasses.replace(recipe, epochs=30, optimizer="sgd")
+    assert tuned.recipe("vgg16", parent.decisive()) == other
+    assert tuned.recipe("vgg16", parent.decisive(), Finetuning(3)) == dataclasses.replace(other, epochs=3)
     assert tuned.recipe("lenet", Recipe(epochs=3).decisive()).epochs == tuned.at_least
     assert Recipe.of(json.loads(json.dumps(parent.decisive()))) == parent
 
@@ -101,7 +101,7 @@ def test_a_teacher_is_the_network_as_trained() -> None:
     assert (plain.teacher, taught.teacher, taught.distill_weight, taught.views) == ("", "trained", 0.7, 0)
     other = Finetuning(teacher="simcnn/onnx-int8")
     plain, taught = (Tuning(distill=share).recipe("lenet", parent, other) for share in (0.0, 0.7))
-    assert (plain.teacher, taught.teacher, taught.views) == ("", "simcnn/onnx-int8", 16)
+    assert [(one.teacher, one.distill_weight, one.views) for one in (plain, taught)] == [(other.teacher, 0.7, 16)] * 2
 
 
 def test_a_recipe_of_another_version_is_told() -> None:

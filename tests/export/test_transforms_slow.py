@@ -185,7 +185,7 @@ def test_the_command_makes_a_chain_once_and_proves_what_comes_of_it(copied: Stor
     assert made.settings["transform_sha256"] == aware.weights_sha256
     assert made.settings["transform_told"]["zeros_kept"].keys() == {"dense", "dense_1"}  # conv2d_1 is spared
     assert pruned.settings["sparsity_reached"] == pytest.approx(0.8, abs=0.005)
-    assert pruned.settings["teacher_sha256"] == aware.settings["teacher_sha256"] == pruned.parent_sha256
+    assert pruned.settings["teacher_sha256"] == aware.settings["teacher_sha256"] == ""  # a LeNet is better without
     assert made.weights and made.weights.zeros >= 0.79 * (2400 + 48000 + 10080)  # counted in the file
     assert made.settings["dense_by_tensor"]
     assert made.operators["QLinearConv"] == 2 and "--finetune-epochs 2" in made.command

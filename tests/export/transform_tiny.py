@@ -33,7 +33,7 @@ def main(root: str, out: str, text: str, stop: str = "") -> None:
     stages, source = chain(text), store.model_dir("tiny") / MODEL
     for number, stage in enumerate(stages):
         form = plugin(PACKAGE, stage.file)
-        recipe = form.TUNING.recipe(card.architecture, card.recipe, Finetuning(2))
+        recipe = form.TUNING.recipe("any", card.recipe, Finetuning(2))  # with a teacher, which a LeNet has not
         folder = Path(out, name_of(stages[: number + 1]))
         folder.mkdir(parents=True)
         told: list[Progress] = []

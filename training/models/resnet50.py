@@ -68,10 +68,10 @@ RECIPES = {
         sizes=((0.0, 16), (0.46, 24), (0.77, 32)),
         mixed_precision=True,
         validation=0.04,
-        expects=86.0,
+        expects=88.7,
         where="cifar10",
-        minutes=100,
-        source="goal; 13 of these epochs in float32 reached 85.46, whose card is in zoo/resnet50",
+        minutes=125,
+        source="measured, seed 0: 88.69 in bfloat16 on one core of an AMD EPYC; minutes of its fastest epochs",
     ),
     "reference": Recipe(
         optimizer="sgd",
