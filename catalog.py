@@ -116,6 +116,11 @@ class Recipe:
         tuples: dict[str, Any] = {key: tuple(values) for key, values in lists.items()}
         return dataclasses.replace(plain, **tuples)
 
+    @classmethod
+    def whole(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Decisive fields from JSON with those that recipes have got since, at their defaults."""
+        return {**cls().decisive(), **fields}
+
     def decisive(self) -> dict[str, Any]:
         """The fields that change the weights, as JSON has them: a run may be resumed only with the same ones."""
         told = {"expects", "where", "minutes", "source"}
@@ -245,7 +250,7 @@ class Card:
     @property
     def whole_recipe(self) -> dict[str, Any]:
         """The recipe with the fields that recipes have got since, at their defaults, by which it was trained."""
-        return {**Recipe().decisive(), **self.recipe}
+        return Recipe.whole(self.recipe)
 
 
 @dataclass(frozen=True)

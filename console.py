@@ -79,6 +79,11 @@ def progress(*columns: rich.progress.ProgressColumn | str) -> rich.progress.Prog
     )
 
 
+def words(text: str) -> list[str]:
+    """Those of a list with commas between, each once however often it is named."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
 @contextmanager
 def without_banners() -> Iterator[None]:
     """Holds back what C++ libraries print to stderr while they load; shows it after all if the block raises."""

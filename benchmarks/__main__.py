@@ -6,6 +6,7 @@ import dataclasses
 import json
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,7 +54,7 @@ def run(
     }
     asked = {key: value for key, value in given.items() if value is not None}
     settings = dataclasses.replace(results.Settings.quick() if quick else results.Settings(), **asked)
-    todo = candidates(shelf, named(shelf, models), formats)
+    todo = candidates(shelf, named(shelf, models), console.words(formats))
     load = planning.load(shelf, todo, settings, threads, fresh)
     if not quick:
         settings = dataclasses.replace(planning.fitting(settings, load), **asked)
@@ -112,10 +113,7 @@ def publish(
     """Commits-to-be: copies the results to results/ and renews the README's table and picture from them."""
     from benchmarks.reporting.publish import publish as put
 
-    found = results.read(results_file)
-    if found.quick:
-        raise catalog.KilnError(f"{results_file} is of a --quick run, too rough to publish; run: make benchmark")
-    console.out.print(f"published as {put(found, results_file)}", markup=False, highlight=False, soft_wrap=True)
+    _published(put, results_file, "make benchmark")
 
 
 @application.command("compression")
@@ -127,13 +125,17 @@ def compression(
     """Commits-to-be: copies the results to results/compression/ and writes docs/compression.md from them."""
     from benchmarks.reporting.compression import put
 
-    found = results.read(results_file)
-    if found.quick:
-        raise catalog.KilnError(f"{results_file} is of a --quick run, too rough to publish; run: make compression")
-    console.out.print(f"published as {put(found, results_file)}", markup=False, highlight=False, soft_wrap=True)
+    _published(put, results_file, "make compression")
 
 
 commands.register(application)
+
+
+def _published(put: Callable[[results.Results, Path], Path], file: Path, again: str) -> None:
+    found = results.read(file)
+    if found.quick:
+        raise catalog.KilnError(f"{file} is of a --quick run, too rough to publish; run: {again}")
+    console.out.print(f"published as {put(found, file)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _check(threads: int, timeout: float | None) -> None:

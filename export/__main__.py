@@ -67,9 +67,12 @@ def export_models(
     models = opened.models() if model == "all" else [model]
     if not models:
         raise KilnError(f"no trained model in {opened.root}; run: python -m training lenet")
-    if "mixed" in _words(precisions) and max_accuracy_drop is None:
+    if "mixed" in console.words(precisions) and max_accuracy_drop is None:
         raise KilnError("mixed precision spends an accuracy budget; say which: --max-accuracy-drop 0.3")
-    asked = {name: pipeline.wanted(name, _words(formats), _words(precisions), _words(transforms)) for name in models}
+    asked = {
+        name: pipeline.wanted(name, console.words(formats), console.words(precisions), console.words(transforms))
+        for name in models
+    }
     if objective:
         _race(opened, asked, options, objective.value)
         return
@@ -99,10 +102,6 @@ def inspect(
         known = ", ".join(str(card.variant) for card in cards.values()) or "none yet"
         raise KilnError(f"no variant {variant[:80]!r} in {opened.root} (there: {known}); run: python -m export {model}")
     console.out.print(pages.page(cards[version]))
-
-
-def _words(text: str) -> list[str]:
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _good(cards: list[VariantCard]) -> int:

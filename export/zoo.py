@@ -16,6 +16,7 @@ import typer
 import catalog
 import console
 from catalog import CARD, KilnError, Store, VariantCard
+from training.accuracies import anywhere
 
 LIMIT_BYTES = 40_000_000
 LARGE_BYTES = 16_000_000  # above this only the int8 variants are taken
@@ -65,7 +66,9 @@ def renew(source: Store, zoo: Store, model: str, force: bool = False) -> None:
             shutil.copytree(origin, folder / "variants" / name)
         if (policy := zoo.model_dir(model) / catalog.POLICY).is_file():
             shutil.copy(policy, folder)
-        catalog.write_atomic(folder / CARD, catalog.to_json(dataclasses.replace(card, files={})))
+        catalog.write_atomic(
+            folder / CARD, catalog.to_json(dataclasses.replace(card, files={}, command=anywhere(card.command)))
+        )
 
 
 def _worth_serving(source: Store, model: str, weights_sha256: str) -> list[VariantCard]:

@@ -40,12 +40,12 @@ def keep(store: Store, folder: Path = KEPT, zoo: Path = ZOO) -> list[Path]:
             teacher = f"-from-{card.recipe['teacher'].replace('/', '-')}" if card.recipe.get("teacher") else ""
             kept[folder / f"{card.architecture}-{card.recipe_name}{teacher}-seed{card.seed}.json"] = card
     for path, card in kept.items():
-        kept_so = dataclasses.replace(card, model=path.stem, command=_anywhere(card.command))
+        kept_so = dataclasses.replace(card, model=path.stem, command=anywhere(card.command))
         catalog.write_atomic(path, catalog.to_json(kept_so))
     return sorted(kept)
 
 
-def _anywhere(command: str) -> str:
+def anywhere(command: str) -> str:
     """A card's command without the folders of the machine that it ran on."""
     words = shlex.split(command)
     places = {number for number, word in enumerate(words) if word in ("--store", "--root")}

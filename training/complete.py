@@ -14,7 +14,7 @@ from catalog import Accuracy, Card, sha256_of, to_json, write_atomic
 from training import evaluation, network
 from training.checkpoint import HISTORY, history_csv
 from training.job import Job
-from training.loop import PREDICT_BATCH, Trained
+from training.loop import PREDICT_BATCH, Trained, float32_again
 
 MODEL_FILE = "model.keras"
 FLIPPED = "test-time flip: every prediction is the mean over the image and its mirror image"
@@ -30,8 +30,7 @@ def complete(job: Job, trained: Trained, command: str, known: Card | None = None
         RuntimeError: The file that was saved does not predict what the trained network predicts.
     """
     keras, data = trained.keras, job.dataset
-    compute_dtype = keras.config.dtype_policy().compute_dtype
-    keras.mixed_precision.set_global_policy("float32")
+    compute_dtype = float32_again(keras)
     shape, classes = data.x_test.shape[1:], len(data.classes)
     plain = network.build(keras, job.architecture, shape, classes, job.recipe)
     plain.set_weights(trained.model.get_weights())
@@ -82,7 +81,7 @@ def _training(keras: Any, job: Job, trained: Trained, compute_dtype: str) -> dic
         "train_top1": round(100 * trained.history[-1]["accuracy"], 4),
         "device": device(keras),
         "versions": versions(keras),
-        "teacher_sha256": job.teacher.sha256 if job.teacher else "",
+        "teacher_sha256": job.teacher_sha256,
         "compute_dtype": compute_dtype,
     }
 

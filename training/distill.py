@@ -36,8 +36,9 @@ class Taught:
         if not self._recipe.views:
             return self._asked(x, between)
         seen = (epochs.view(self._recipe, epoch), *x.shape[1:3])
-        blank = np.full((len(self._data.x_train), len(self._data.classes)), np.nan, np.float32)
-        known = self._known.setdefault(seen, blank)
+        if seen not in self._known:
+            self._known[seen] = np.full((len(self._data.x_train), len(self._data.classes)), np.nan, np.float32)
+        known = self._known[seen]
         order = epochs.order(self._data, self._seed, epoch)[: len(x)]
         new = np.isnan(known[order, 0])
         if new.any():  # all, or what sat the earlier epochs out

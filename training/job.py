@@ -51,13 +51,18 @@ class Job:
             )
 
     @property
+    def teacher_sha256(self) -> str:
+        """Of what the teacher answers by; empty where there is none."""
+        return self.teacher.sha256 if self.teacher else ""
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint or card must share with this job to be its own."""
         return {
             "architecture": self.architecture,
             "dataset": self.dataset.sha256,
             "seed": self.seed,
-            "teacher_sha256": self.teacher.sha256 if self.teacher else "",
+            "teacher_sha256": self.teacher_sha256,
             **({"start_sha256": sha256_of(self.start)} if self.start else {}),
             **self.recipe.decisive(),
         }

@@ -69,6 +69,13 @@ def keras_namespace(mixed_precision: bool = False) -> Any:
     return keras
 
 
+def float32_again(keras: Any) -> str:
+    """Ends mixed precision, of which nothing may be saved; what products were computed in until now."""
+    compute_dtype = str(keras.config.dtype_policy().compute_dtype)
+    keras.mixed_precision.set_global_policy("float32")
+    return compute_dtype
+
+
 def _on_gpu(keras: Any) -> bool:
     return bool(devices.gpus(keras))
 

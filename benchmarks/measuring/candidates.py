@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import console
 from catalog import CARD, Card, KilnError, Store, Variant, VariantCard, plugin, read_card
 
 
@@ -22,18 +23,17 @@ class Candidate:
         return str(self.variant)
 
 
-def candidates(store: Store, models: list[str], formats: str = "") -> list[Candidate]:
+def candidates(store: Store, models: list[str], formats: Sequence[str] = ()) -> list[Candidate]:
     """Every variant of the models, sorted; those that cannot be measured come with the reason.
 
-    `formats` are those that are asked for, with commas between; all where empty.
+    `formats` are those that are asked for; all where there are none.
 
     Raises:
         KilnError: A named model is not in the store, or no model has a variant in such a format.
     """
-    asked = listed(formats)
-    found = [c for model in models for c in _candidates_of(store, model) if not asked or c.variant.format in asked]
+    found = [c for model in models for c in _candidates_of(store, model) if not formats or c.variant.format in formats]
     if not found:
-        which = " ".join([", ".join(models) or "any model", *([f"in {' or '.join(asked)}"] if asked else [])])
+        which = " ".join([", ".join(models) or "any model", *([f"in {' or '.join(formats)}"] if formats else [])])
         raise KilnError(
             f"no variants of {which} in {store.root}; run: python -m training lenet; python -m export lenet"
         )
@@ -42,12 +42,7 @@ def candidates(store: Store, models: list[str], formats: str = "") -> list[Candi
 
 def named(store: Store, models: str) -> list[str]:
     """The models of a list with commas between, each once however often it is named; all of the store's where empty."""
-    return listed(models) or store.models()
-
-
-def listed(names: str) -> list[str]:
-    """Those of a list with commas between, each once however often it is named."""
-    return list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    return console.words(models) or store.models()
 
 
 def packages(format: str) -> tuple[str, ...]:

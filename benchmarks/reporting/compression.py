@@ -31,9 +31,10 @@ def page(results: Results) -> str:
         lines += [f"> {caution}", ""]
     lines += ["## What was asked", "", "| goal | model | best variant | change | times | reached |"]
     lines += ["| --- | --- | --- | --: | --: | --- |"]
+    models = [(group, model) for group in groups for model in group.models]
     for goal in goals.GOALS:
-        lines += [_asked(goal, group, model) for group, model in goals.models(groups)]
-    for group, model in goals.models(groups):
+        lines += [_asked(goal, group, model) for group, model in models]
+    for group, model in models:
         lines += ["", f"## {model}", "", *_table(group, model)]
     return "\n".join(lines) + "\n"
 

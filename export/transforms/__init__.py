@@ -30,12 +30,11 @@ from typing import Any
 
 import catalog
 from catalog import KilnError, Recipe
+from training.distill import VIEWS
 
 MODEL = "model.keras"
 RANGES = "ranges.json"
 PACKAGE = "export.transforms"
-DISTILL = 0.7  # share of the loss that asks a teacher which is named, where the transform has none of its own
-VIEWS = 16  # of each training image that a teacher which is named is asked about
 TEACHER = "trained"  # in a recipe: the network as trained, whose hash stands in the card
 
 
@@ -83,7 +82,7 @@ class Tuning:
             KilnError: `parent` is no recipe of this version.
         """
         own = dataclasses.replace(self, **self.families.get(architecture, {}))
-        distill = own.distill or (DISTILL if asked.teacher else 0.0)
+        distill = own.distill or (Recipe.distill_weight if asked.teacher else 0.0)
         try:
             told = Recipe.of(parent)
         except ValueError as error:
@@ -239,7 +238,7 @@ class TransformCard:
     @property
     def whole_recipe(self) -> dict[str, Any]:
         """The recipe with the fields that recipes have got since, at their defaults, by which it was fine-tuned."""
-        return {**Recipe().decisive(), **self.recipe}
+        return Recipe.whole(self.recipe)
 
     @property
     def asked(self) -> Finetuning:

@@ -50,7 +50,7 @@ def apply(work: Work) -> dict[str, Any]:
     from training import loop, network
 
     keras = loop.keras_namespace(work.recipe.mixed_precision)
-    compute_dtype = _float32_again(keras)
+    compute_dtype = loop.float32_again(keras)
     whole = keras.saving.load_model(work.keras_path, compile=False)
     parent = twin.network_in(whole)
     before = channels.wiring(parent)
@@ -91,13 +91,6 @@ def epochs_of(epochs: int, rounds: int) -> list[int]:
         return [epochs]
     each = max(1, int(BETWEEN * epochs / (rounds - 1)))
     return [each] * (rounds - 1) + [epochs - each * (rounds - 1)]
-
-
-def _float32_again(keras: Any) -> str:
-    """What rounds are trained in; everything else, and whatever is saved, is in float32."""
-    compute_dtype = str(keras.config.dtype_policy().compute_dtype)
-    keras.mixed_precision.set_global_policy("float32")
-    return compute_dtype
 
 
 def _begin(work: Work, compute_dtype: str) -> None:
@@ -153,7 +146,7 @@ def _mended(keras: Any, work: Work, folder: Path, epochs: int, passed: tuple[int
             trained = loop.train(job)
         except loop.Interrupted as stop:
             raise Stopped(f"{work.level} was stopped and is saved; the same command goes on") from stop
-        _float32_again(keras)
+        loop.float32_again(keras)
         plain = keras.saving.load_model(folder / "start.keras", compile=False)  # without the loop's faster kernels
         plain.set_weights(trained.model.get_weights())
         write_atomic(folder / "history.json", json.dumps(trained.history))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import console
 from benchmarks.judging import compare, goals
 from benchmarks.measuring.candidates import candidates
 from benchmarks.reporting import compression
@@ -90,6 +91,12 @@ def test_channels_are_held_against_the_int8_that_keeps_them_at_one_batch(golden:
     assert goals.faster_in_batches(lines["channels50", "int8"], lines["", "int8"]) == (near(1.6), 32)
 
 
+def test_no_speed_is_reached_where_none_is_asked(golden: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reached(ONE_BY_ONE, golden, "simcnn") is not None
+    monkeypatch.delitem(goals.INT8_FASTER, "simcnn")
+    assert reached(ONE_BY_ONE, golden, "simcnn") is None
+
+
 def test_the_page_tells_every_goal_of_every_model(golden: Results, tmp_path: Path) -> None:
     source = tmp_path / "results.json"
     golden.write(source)
@@ -114,6 +121,6 @@ def test_the_committed_page_is_that_of_the_committed_run() -> None:
 def test_only_the_formats_that_are_asked_for_are_measured(tiny_store: Store) -> None:
     every = {one.variant.format for one in candidates(tiny_store, ["tiny"])}
     assert {"onnx", "litert"} < every
-    assert {one.variant.format for one in candidates(tiny_store, ["tiny"], " litert,")} == {"litert"}
+    assert {one.variant.format for one in candidates(tiny_store, ["tiny"], console.words(" litert,"))} == {"litert"}
     with pytest.raises(KilnError, match="no variants of tiny in tflite or openvino in"):
-        candidates(tiny_store, ["tiny"], "tflite,openvino")
+        candidates(tiny_store, ["tiny"], ["tflite", "openvino"])

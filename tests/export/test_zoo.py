@@ -43,6 +43,18 @@ def test_a_model_is_replaced_by_a_better_one_only(source, tmp_path):
     assert there.card("colours").accuracy.top1 == 95
 
 
+def test_its_cards_name_no_folder_of_the_machine_they_were_made_on(source, tmp_path):
+    there, card = Store(tmp_path / "zoo"), source.card("colours")
+    command = "python -m training colours --store /home/me/artifacts --recipe cpu --root=/data"
+    catalog.write_atomic(
+        source.model_dir("colours") / catalog.CARD, catalog.to_json(dataclasses.replace(card, command=command))
+    )
+    zoo.renew(source, there, "colours")
+    assert there.card("colours").command == "python -m training colours --recipe cpu"
+    for shipped in Store(zoo.ROOT).models():
+        assert "--store" not in Store(zoo.ROOT).card(shipped).command
+
+
 def test_a_policy_outlives_its_model(source, tmp_path):
     there = Store(tmp_path / "zoo")
     zoo.renew(source, there, "colours")
