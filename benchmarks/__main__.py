@@ -55,7 +55,7 @@ def run(
     asked = {key: value for key, value in given.items() if value is not None}
     settings = dataclasses.replace(results.Settings.quick() if quick else results.Settings(), **asked)
     todo = candidates(shelf, named(shelf, models), console.words(formats))
-    load = planning.load(shelf, todo, settings, threads, fresh)
+    load = planning.load(shelf, todo, threads, fresh)
     if not quick:
         settings = dataclasses.replace(planning.fitting(settings, load), **asked)
     drawn = secrets.randbelow(2**31) if seed is None else seed

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -75,16 +75,19 @@ def _faster(run: Results, left: str, right: str) -> str:
 def repeated(
     store: Store, models: list[str], runs: int, threads: int, settings: results.Settings, kept: Path
 ) -> list[Results]:
-    """So many runs, of latency and throughput alone, each in an order of its own.
+    """So many runs, of latency alone, each in an order of its own.
 
     `kept` is the folder of answers on the test split, so that no variant is asked for them more than once.
     """
     from training import data
 
-    lean = dataclasses.replace(settings, server_seconds=0.0, robust_images=0, peak_seconds=0.0, http_requests=0)
+    alone: dict[str, Any] = {"offline_seconds": 0.0, "offline_rounds": 1, "batches": [1], "more_batches": []}
+    lean = dataclasses.replace(
+        settings, server_seconds=0.0, robust_images=0, peak_seconds=0.0, http_requests=0, **alone
+    )
     orders = [secrets.randbelow(2**31) for _ in range(runs)]
     found = candidates(store, models)
-    seconds = planning.seconds(lean, planning.load(store, found, lean, threads))
+    seconds = planning.seconds(lean, planning.load(store, found, threads))
     return [progress.measured(Run(store, threads, lean, seed, data.load, kept=kept), found, seconds) for seed in orders]
 
 
@@ -98,7 +101,7 @@ def repeat(
 ) -> None:
     """Measures and prints how far the runs lie apart; fails where they do not agree."""
     shelf = Store(store)
-    settings = results.Settings(single_seconds=2.0, offline_seconds=0.1)
+    settings = results.Settings(single_seconds=2.0)
     found = agreement(repeated(shelf, named(shelf, models), runs, threads, settings, out / "predictions"))
     for name, spread in found.spreads.items():
         console.out.print(f"{name}: p50 to fp32 within {100 * spread:.1f}%", highlight=False)

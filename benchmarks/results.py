@@ -44,6 +44,7 @@ class Settings:
     server_p99_ms: float = 15.0  # the limit of Server; MLPerf's for image classification
     server_seconds: float = 0.4  # of a trial at one rate, at least; 0 leaves Server out
     robust_images: int = 300  # test images that are corrupted in every way, fewer for large networks; 0: none
+    robust_macs: float = 6e11  # that a variant may spend on them, a quarter of a minute on two cores
     http_requests: int = 300  # over HTTP for each variant, one by one in all rounds; 0 leaves the serving tax out
     http_rounds: int = 5  # each asks every variant in turn, in a new order
     http_seconds: float = 0.2  # of the closed loop in each of them; 0 leaves Offline and Server over HTTP out

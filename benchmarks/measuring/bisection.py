@@ -23,8 +23,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Rule:
-    """`held` trials of at most `tries` hold a rate; `steps` find it to `HEADROOM / 2**steps` of the capacity.
+    """`held` trials of at most `tries` hold a rate; it is found to `HEADROOM / 2**steps` of the capacity.
 
+    On the way one trial is believed: most rates are passed by, and only where the search ends need the others be made.
     Below `least`, in images/s, only the first rate is tried: trials get long there, for a rate of no use.
     """
 
@@ -42,50 +43,54 @@ class Search:
     capacity: float
     limit_ms: float
     trials: list[Trial] = field(init=False, default_factory=list)
-    low: float = field(init=False, default=0.0)  # the highest rate that was held, 0 for none
     rate: float = field(init=False)
     _high: float = field(init=False)  # the lowest rate that was not held, or the highest of all
-    _held: list[Trial] = field(init=False, default_factory=list)  # of the trials at `low`, those that held it
-    _good: list[Trial] = field(init=False, default_factory=list)  # of the trials at `rate`, those that hold it
-    _bad: int = field(init=False, default=0)
-    _steps: int = field(init=False, default=0)
+    _lows: list[float] = field(init=False, default_factory=list)  # rates that a trial held, climbing
+    _good: dict[float, list[Trial]] = field(init=False, default_factory=dict)  # by rate, the trials that hold it
+    _bad: dict[float, int] = field(init=False, default_factory=dict)  # by rate, how many do not
 
     def __post_init__(self) -> None:
         """The highest rate comes first."""
         self.rate = self._high = HEADROOM * self.capacity
 
     @property
+    def low(self) -> float:
+        """The highest rate that was held, 0 for none; on the way, one that may turn out to be not."""
+        return self._lows[-1] if self._lows else 0.0
+
+    @property
     def done(self) -> bool:
         """Whether `low` is the answer."""
-        if not self._steps:
+        if not self.trials or self.rate != self.low:
             return False
-        return self._steps > self.rule.steps or self.low == self._high or self.rate < self.rule.least
+        return not self._lows or len(self._good[self.low]) >= self.rule.held
 
     def saw(self, trial: Trial, whole: bool = True) -> None:
         """Takes what came of `rate`, and chooses the one after it; `whole` is not so where an answer went missing."""
         self.trials.append(trial)
         if whole and trial.p99_ms <= self.limit_ms:
-            self._good.append(trial)
+            self._good.setdefault(self.rate, []).append(trial)
         else:
-            self._bad += 1
-        if len(self._good) == self.rule.held:
-            self.low, self._held = self.rate, self._good
-        elif self._bad > self.rule.tries - self.rule.held:
+            self._bad[self.rate] = self._bad.get(self.rate, 0) + 1
+        if self._bad.get(self.rate, 0) > self.rule.tries - self.rule.held:
+            self._lows = [rate for rate in self._lows if rate != self.rate]
             self._high = self.rate
-        else:
-            return
-        self._good, self._bad, self._steps = [], 0, self._steps + 1
-        self.rate = (self.low + self._high) / 2
+        elif self.rate not in self._good:
+            return  # once more
+        elif self.rate != self.low:
+            self._lows.append(self.rate)
+        middle, finest = (self.low + self._high) / 2, HEADROOM * self.capacity / 2**self.rule.steps
+        self.rate = middle if self._high - self.low > 1.001 * finest and middle >= self.rule.least else self.low
 
     @property
     def p99_ms(self) -> float | None:
         """The highest p99 of the trials that held `low`."""
-        return round(max(trial.p99_ms for trial in self._held), 4) if self._held else None
+        return round(max(trial.p99_ms for trial in self._good[self.low]), 4) if self._lows else None
 
     @property
     def batch(self) -> float | None:
         """The images taken together in these trials, their median."""
-        batches = [trial.batch for trial in self._held if trial.batch is not None]
+        batches = [trial.batch for trial in self._good.get(self.low, []) if trial.batch is not None]
         return round(statistics.median(batches), 2) if batches else None
 
     @property

@@ -84,7 +84,7 @@ class Run:
         orders = self._orders(todo)
         environment = process.thread_environment(self.threads)
         with tempfile.TemporaryDirectory(prefix="modelkiln-benchmark-") as scratch:
-            splits = Splits(Path(scratch), self.load, self.settings.robust_images)
+            splits = Splits(Path(scratch), self.load, self.settings)
             peak = self._peak(environment, Path(scratch))
             tries = {c.name: _Try(c) for c in todo}
             for turn, order in enumerate(orders):
@@ -189,7 +189,8 @@ class Run:
         out = folder / candidate.variant.version
         out.mkdir(parents=True)
         model_file = (self.store.variant_dir(card.variant) / card.file).resolve()
-        return Job(card.variant.format, str(model_file), self.threads, str(data), str(out), self.settings, parts)
+        most = 2 * max((run.best_batch for run in trying.runs), default=0)
+        return Job(card.variant.format, str(model_file), self.threads, str(data), str(out), self.settings, parts, most)
 
     def _keep(self, trying: _Try, job: Job, splits: Splits) -> None:
         """Takes what a process answered, if it was asked, and keeps it for later runs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.measuring.candidates import Candidate, packages
 from benchmarks.measuring.corrupt import CORRUPTIONS, SEVERITIES
@@ -14,15 +15,20 @@ from catalog import Store
 from export import answers
 
 LIMIT_S = 600.0  # of a whole run
-# Seconds, as they were on two cores of 2.5 GHz; with them a run over 33 variants that took 750 s would take 765.
+# Seconds, as they were on two cores; with them a run over 44 variants that took 754 s in process and 160 s over HTTP
+# would take XX and YY.
 START_S = 1.7  # of a process: Python, the runtime, the model, the warm-up
 SLOW_START_S = 10.0  # more for TensorFlow
 BATCHES_TRIED = 8
-TRIALS = 12  # of Server
+TRIALS = 8  # of Server in process that last: those of a rate that is not held end early
+HTTP_START_S = 10.0  # of the service
+HTTP_REQUEST_S = 0.002
+HTTP_TRIALS = 8
 ANSWERS_S = 2.0  # for a variant's answers, at least
 MACS_PER_S = 4e10  # of them, in float
 INT8_GAIN = 3.0
-LEAST_SINGLE_S, LEAST_OFFLINE_S = 1.0, 0.05  # of a pass, however many variants there are …
+LEAST_SERVER_S, LEAST_HTTP_S, LEAST_ROBUST_MACS = 0.2, 0.1, 1.5e11  # however many variants there are
+LEAST_SINGLE_S, LEAST_OFFLINE_S = 1.0, 0.05  # of a pass, likewise …
 LEAST_TURNS = 12  # … but of SingleStream no fewer, whose ratios' median then has an interval worth telling
 
 
@@ -36,55 +42,74 @@ class Load:
     variants: int
     slow: int = 0
     answers_s: float = 0.0
+    robust: tuple[tuple[int, float], ...] = ()  # of each variant: multiply-accumulates, and how many a second it does
 
 
-def load(store: Store, found: list[Candidate], settings: Settings, threads: int, fresh: bool = False) -> Load:
+def load(store: Store, found: list[Candidate], threads: int, fresh: bool = False) -> Load:
     """What measuring the candidates of a store comes to; with `fresh`, kept answers count for nothing."""
     ready = [candidate for candidate in found if not candidate.reason]
     slow = sum(packages(candidate.variant.format)[:1] in (("keras",), ("tensorflow",)) for candidate in ready)
-    asking = sum(_answers_s(store, candidate, settings, threads, fresh) for candidate in ready)
-    return Load(len(ready), slow, asking)
+    asking, robust = 0.0, []
+    for candidate in ready:
+        card, macs = candidate.card, store.card(candidate.variant.model).macs
+        if card is None:
+            continue
+        macs_per_s = MACS_PER_S * (INT8_GAIN if card.variant.precision == "int8" else 1.0)
+        robust.append((macs, macs_per_s))
+        if fresh or answers.kept(store, card, packages(card.variant.format), threads) is None:
+            asking += max(ANSWERS_S, card.dataset.test_images * macs / macs_per_s)
+    return Load(len(ready), slow, asking, tuple(robust))
 
 
-def _answers_s(store: Store, candidate: Candidate, settings: Settings, threads: int, fresh: bool) -> float:
-    card, macs = candidate.card, store.card(candidate.variant.model).macs
-    if card is None:
-        return 0.0
-    images = robust_images(settings.robust_images, macs) * len(CORRUPTIONS) * len(SEVERITIES)
-    if fresh or answers.kept(store, card, packages(card.variant.format), threads) is None:
-        images += card.dataset.test_images
-    gain = INT8_GAIN if card.variant.precision == "int8" else 1.0
-    return max(ANSWERS_S, images * macs / MACS_PER_S / gain)
+def _robust_s(settings: Settings, load: Load) -> float:
+    """Of the answers on corrupted images."""
+    of_one = len(CORRUPTIONS) * len(SEVERITIES)
+    return sum(robust_images(settings, macs) * of_one * macs / macs_per_s for macs, macs_per_s in load.robust)
 
 
 def seconds(settings: Settings, load: Load) -> float:
     """About how long a run takes."""
     turns = 1 + SETTLE / settings.turn_seconds if settings.turn_seconds else 1.0  # a turn's start is not timed
     each = START_S + turns * (settings.single_seconds + BATCHES_TRIED * settings.offline_seconds)
-    server = TRIALS * max(settings.server_seconds, 0.4) * load.variants if settings.server_seconds else 0
-    http = 20 + 0.005 * settings.http_requests * load.variants if settings.http_requests else 0
+    server = TRIALS * settings.server_seconds * load.variants
+    http = _http_s(settings) * (load.variants - load.slow) + HTTP_START_S if settings.http_requests else 0.0
     peak = (settings.passes + 1) * (1 + 5 * settings.peak_seconds) if settings.peak_seconds else 0
     slow_passes = min(settings.passes, settings.slow_passes)
     measuring = (load.variants - load.slow) * settings.passes * each + load.slow * slow_passes * (each + SLOW_START_S)
-    return measuring + load.answers_s + server + http + peak
+    return measuring + load.answers_s + _robust_s(settings, load) + server + http + peak
+
+
+def _http_s(settings: Settings) -> float:
+    """What a variant that is served takes over HTTP."""
+    rounds = settings.http_requests * HTTP_REQUEST_S + settings.http_rounds * settings.http_seconds
+    return rounds + (HTTP_TRIALS * settings.server_seconds if settings.http_seconds else 0.0)
 
 
 def fitting(settings: Settings, load: Load, limit_s: float = LIMIT_S) -> Settings:
-    """The same with less time a pass, and then fewer passes, where a run would take longer than `limit_s` in all.
+    """The same with less time for each, and then fewer passes, where a run would take longer than `limit_s` in all.
 
     There are two passes at least, since one tells nothing of noise, and the least time for each; last, what loads
     TensorFlow, which is a third of such a run, has one. A run over very many variants takes longer all the same.
     """
     found, least = settings, min(2, settings.passes)
-    least_single_s = max(LEAST_SINGLE_S, LEAST_TURNS * settings.turn_seconds)
     for passes in range(settings.passes, least - 1, -1):
         for percent in range(100, 0, -5):
-            found = dataclasses.replace(
-                settings,
-                passes=passes,
-                single_seconds=round(max(least_single_s, settings.single_seconds * percent / 100), 2),
-                offline_seconds=round(max(LEAST_OFFLINE_S, settings.offline_seconds * percent / 100), 3),
-            )
+            found = dataclasses.replace(_shortened(settings, percent / 100), passes=passes)
             if seconds(found, load) <= limit_s:
                 return found
     return dataclasses.replace(found, slow_passes=1)
+
+
+def _shortened(settings: Settings, share: float) -> Settings:
+    """So large a share of every time, but no less than the least; what was shorter, or left out, stays as it is."""
+    least = {
+        "single_seconds": max(LEAST_SINGLE_S, LEAST_TURNS * settings.turn_seconds),
+        "offline_seconds": LEAST_OFFLINE_S,
+        "server_seconds": LEAST_SERVER_S,
+        "http_seconds": LEAST_HTTP_S,
+        "robust_macs": LEAST_ROBUST_MACS,
+    }
+    asked = {name: getattr(settings, name) for name in least}
+    kept = {name: min(asked[name], max(least[name], share * asked[name])) for name in least}
+    rounded: dict[str, Any] = {name: float(f"{value:.3g}") for name, value in kept.items()}
+    return dataclasses.replace(settings, **rounded)

@@ -186,6 +186,12 @@ class Ran:
     offline_rounds: dict[str, int]
     seconds: float
 
+    @property
+    def best_batch(self) -> int:
+        """The size of most images/s."""
+        rates = self.figures.images_per_s_at
+        return int(max(rates, key=lambda batch: rates[batch], default="0"))
+
 
 def read(raw: dict[str, Any], position: int, seconds: float) -> Ran:
     """The figures in what `run` returned."""
@@ -234,6 +240,8 @@ def against(figures: Ran, reference: Ran) -> Ran:
 def merged(row: Measurement, runs: list[Ran]) -> tuple[Measurement, Detail]:
     """The row and how it came about: medians over the passes, memory and Server of the first.
 
+    The best batch is one of those that every pass tried.
+
     The load held there is told as no more than the median Offline throughput, which that pass may have exceeded; then
     there is no p99 to tell, since that rate was never tried.
     """
@@ -242,7 +250,8 @@ def merged(row: Measurement, runs: list[Ran]) -> tuple[Measurement, Detail]:
         batch: _median([p.images_per_s_at[batch] for p in passes if batch in p.images_per_s_at])
         for batch in sorted({b for p in passes for b in p.images_per_s_at}, key=int)
     }
-    best = max(rates, key=lambda batch: rates[batch])
+    always = [batch for batch in rates if all(batch in p.images_per_s_at for p in passes)]
+    best = max(always, key=lambda batch: rates[batch])
     spread = [p.p50_ms for p in passes] if len(passes) > 1 else first.fifths
     measured = dataclasses.replace(
         row,

@@ -10,29 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measuring.corrupt import CORRUPTIONS, SEVERITIES, corrupt, subset
+from benchmarks.results import Settings
 from catalog import Card, KilnError
 
-ROBUST_MACS = 6e11  # that a variant may spend on corrupted images: a quarter of a minute on two cores …
-LEAST_ROBUST = 50  # … or what so many images take
+LEAST_ROBUST = 50  # images that are corrupted, however slow the network is
 
 
-def robust_images(wanted: int, macs: int) -> int:
+def robust_images(settings: Settings, macs: int) -> int:
     """How many test images are corrupted for a network of so many multiply-accumulates: fewer where it is a slow one.
 
-    300 wanted are 300 for MobileNetV2 of 44 million, 100 for ResNet50 of 324 million.
+    By default 300 for MobileNetV2 of 44 million, 100 for ResNet50 of 324 million.
     """
-    fitting = int(ROBUST_MACS / (max(1, macs) * len(CORRUPTIONS) * len(SEVERITIES)))
-    return min(wanted, max(LEAST_ROBUST, fitting // 50 * 50))
+    fitting = int(settings.robust_macs / (max(1, macs) * len(CORRUPTIONS) * len(SEVERITIES)))
+    return min(settings.robust_images, max(LEAST_ROBUST, fitting // 50 * 50))
 
 
 class Splits:
     """Test splits, read once each and laid down as files that every process maps, so that none reads the whole set.
 
-    With `robust_images`, so many of them at most are laid down corrupted as well.
+    Some of them are laid down corrupted as well, as many as `settings` ask for.
     """
 
-    def __init__(self, scratch: Path, load: Callable[..., Any], robust_images: int = 0) -> None:
-        self._scratch, self._load, self._robust_images = scratch, load, robust_images
+    def __init__(self, scratch: Path, load: Callable[..., Any], settings: Settings) -> None:
+        self._scratch, self._load, self._settings = scratch, load, settings
         self._folders: dict[tuple[str, int], Path] = {}
         self._models: dict[str, Path] = {}
 
@@ -42,7 +42,7 @@ class Splits:
         Raises:
             KilnError: The data cannot be read, or is not what the model was trained on.
         """
-        info, robust = card.dataset, robust_images(self._robust_images, card.macs)
+        info, robust = card.dataset, robust_images(self._settings, card.macs)
         if (info.sha256, robust) not in self._folders:
             data = self._load(info.name, root=info.root or None)
             if data.sha256 != info.sha256:

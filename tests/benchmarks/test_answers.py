@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from benchmarks.judging import pairs
 from benchmarks.measuring.corrupt import CORRUPTIONS, SEVERITIES, corrupt, subset
 from benchmarks.measuring.predictions import Predictions, key, load, predicted
 from benchmarks.measuring.splits import robust_images
-from benchmarks.results import Detail
+from benchmarks.results import Detail, Settings
 from catalog import DatasetInfo, KilnError, Variant, VariantCard
 
 NONE = np.empty((0, 0, 0), np.int64)
@@ -148,8 +150,12 @@ def test_the_subset_is_seeded_and_no_larger_than_the_split() -> None:
 
 
 def test_a_large_network_gets_fewer_corrupted_images() -> None:
-    assert [robust_images(300, macs) for macs in (650_000, 43_758_080, 324_472_832, 10**10)] == [300, 300, 100, 50]
-    assert robust_images(0, 10**10) == 0 and robust_images(20, 10**10) == 20 and robust_images(300, 0) == 300
+    settings, sizes = Settings(), (650_000, 43_758_080, 324_472_832, 10**10)
+    assert [robust_images(settings, macs) for macs in sizes] == [300, 300, 100, 50]
+    less = dataclasses.replace(settings, robust_macs=settings.robust_macs / 4)
+    assert [robust_images(less, macs) for macs in sizes] == [300, 150, 50, 50]
+    few, none = (dataclasses.replace(settings, robust_images=wanted) for wanted in (20, 0))
+    assert robust_images(none, 10**10) == 0 and robust_images(few, 10**10) == 20 and robust_images(settings, 0) == 300
 
 
 def test_answers_that_are_none_are_refused() -> None:

@@ -193,7 +193,7 @@ def test_answers_are_taken_from_the_export_and_only_the_corrupted_images_asked_f
     run = Run(store, 1, lean, 1, lambda name, root: digits, kept=tmp_path / "kept")
     todo = candidates(store, ["tiny"])
     monkeypatch.setattr(planning, "MACS_PER_S", 1.0)
-    reckoned = [planning.load(store, todo, lean, 1, fresh).answers_s for fresh in (False, True)]
+    reckoned = [planning.load(store, todo, 1, fresh).answers_s for fresh in (False, True)]
     assert reckoned[1] - reckoned[0] == len(digits.x_test) * store.card("tiny").macs
     found = run.measure(todo)
     row, detail = found.rows[0], found.details["tiny/onnx-fp32"]
