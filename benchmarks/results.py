@@ -208,6 +208,21 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class Quiet:
+    """SingleStream against fp32 ONNX of the model, in the quietest of the turns that both took after each other.
+
+    `speed_up` is the median of their ratios over all passes; `low` and `high` are what the 95% intervals of it span,
+    by order statistics, of all these turns and of each pass's own where there are enough.
+    """
+
+    speed_up: float
+    low: float
+    high: float
+    turns: int  # the quietest ones …
+    taken: int  # … of so many
+
+
+@dataclass(frozen=True)
 class Detail:
     """How one row came about; only rows that were measured have one.
 
@@ -236,6 +251,7 @@ class Detail:
     mcnemar_p: float | None = None
     mcnemar_holm: float | None = None
     passes: list[Pass] = field(default_factory=list)
+    quiet: Quiet | None = None  # None where both took fewer than six turns, and in older files
     server_rate: float | None = None  # images/s of Poisson arrivals held with p99 under the limit; 0: none was
     server_p99_ms: float | None = None  # at that rate, the median of its trials; None where that was never tried
     server_batch: float | None = None  # images that were taken together, on average, at that rate

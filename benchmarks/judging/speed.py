@@ -82,10 +82,10 @@ NONE = Noise()
 def one_by_one(
     row: Measurement, detail: Detail, reference: Measurement, before: Detail, noise: Noise = NONE
 ) -> Speed | None:
-    """SingleStream, by the turns that both took: the passes' median, and what their 95% intervals span.
+    """SingleStream, by the quietest of the turns that both took, with its interval.
 
-    Runs that did not note those have the passes themselves for a range; where there were no turns, it is that of p50
-    over p50.
+    Runs that did not note those have the median of the passes' and what their intervals span, or the passes themselves
+    for a range; where there were no turns, it is that of p50 over p50.
     """
     if not row.p50_ms or not reference.p50_ms:
         return None
@@ -93,6 +93,8 @@ def one_by_one(
 
 
 def _of_turns(detail: Detail, noise: Noise) -> Speed | None:
+    if quiet := detail.quiet:
+        return Speed(quiet.speed_up, quiet.low, quiet.high)
     ratios = _ratios(detail.passes)
     if not ratios:
         return None
@@ -122,7 +124,9 @@ def by_p50(row: Measurement, detail: Detail, reference: Measurement, before: Det
 
 
 def in_turns(detail: Detail) -> float | None:
-    """How many times as fast as fp32 ONNX one by one: the median over the passes in which both took turns."""
+    """How many times as fast as fp32 ONNX one by one, as `one_by_one` has it; None where they took no turns."""
+    if detail.quiet:
+        return detail.quiet.speed_up
     ratios = _ratios(detail.passes)
     return statistics.median(ratios) if ratios else None
 

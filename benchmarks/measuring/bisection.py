@@ -34,6 +34,11 @@ class Rule:
     steps: int
     least: float = 0.0
 
+    @property
+    def most(self) -> int:
+        """The trials after which no new rate is tried: what all steps take, none of which is held, and one more."""
+        return (self.tries - self.held + 1) * (self.steps + 2)
+
 
 @dataclass
 class Search:
@@ -80,7 +85,8 @@ class Search:
         elif self.rate != self.low:
             self._lows.append(self.rate)
         middle, finest = (self.low + self._high) / 2, HEADROOM * self.capacity / 2**self.rule.steps
-        self.rate = middle if self._high - self.low > 1.001 * finest and middle >= self.rule.least else self.low
+        open_ = self._high - self.low > 1.001 * finest and len(self.trials) < self.rule.most
+        self.rate = middle if open_ and middle >= self.rule.least else self.low
 
     @property
     def p99_ms(self) -> float | None:

@@ -27,8 +27,8 @@ HTTP_TRIALS = 8
 ANSWERS_S = 2.0  # for a variant's answers, at least
 MACS_PER_S = 4e10  # of them, in float
 INT8_GAIN = 3.0
-LEAST_SERVER_S, LEAST_HTTP_S, LEAST_ROBUST_MACS = 0.2, 0.1, 1.5e11  # however many variants there are
-LEAST_SINGLE_S, LEAST_OFFLINE_S = 1.0, 0.05  # of a pass, likewise …
+LEAST_SERVER_S, LEAST_HTTP_S, LEAST_HTTP_REQUESTS, LEAST_ROBUST_MACS = 0.2, 0.1, 150, 1e11  # for each variant
+LEAST_SINGLE_S, LEAST_OFFLINE_S = 0.8, 0.05  # of a pass, however many variants there are …
 LEAST_TURNS = 12  # … but of SingleStream no fewer, whose ratios' median then has an interval worth telling
 
 
@@ -112,4 +112,5 @@ def _shortened(settings: Settings, share: float) -> Settings:
     asked = {name: getattr(settings, name) for name in least}
     kept = {name: min(asked[name], max(least[name], share * asked[name])) for name in least}
     rounded: dict[str, Any] = {name: float(f"{value:.3g}") for name, value in kept.items()}
-    return dataclasses.replace(settings, **rounded)
+    requests = min(settings.http_requests, max(LEAST_HTTP_REQUESTS, round(share * settings.http_requests)))
+    return dataclasses.replace(settings, http_requests=requests, **rounded)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import os
 import select
 import signal
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ import numpy as np
 
 from benchmarks.judging import intervals
 from benchmarks.measuring.job import ENVIRONMENT, Job, Outcome
-from benchmarks.results import Detail, Pass
+from benchmarks.results import Detail, Pass, Quiet
 from catalog import ROOT, KilnError, Measurement, from_json, to_json
 
 BENCHES = Path(__file__).with_name("bench_latency.py")
 FIFTHS = 5
+QUIET = 0.25  # of the turns …
+LEAST_QUIET = 6  # … or so many, whose median then has an interval
 ENDING_S = 60.0  # that a process may take to end after its last turn
 
 
@@ -185,6 +188,7 @@ class Ran:
     overhead_us: float
     offline_rounds: dict[str, int]
     seconds: float
+    beside: list[float] = field(default_factory=list)  # ms, the turns of fp32 ONNX that followed or went before
 
     @property
     def best_batch(self) -> int:
@@ -234,7 +238,31 @@ def against(figures: Ran, reference: Ran) -> Ran:
         speed_up_high=None if high is None else round(high, 4),
         turns=len(ratios),
     )
-    return dataclasses.replace(figures, figures=known)
+    return dataclasses.replace(figures, figures=known, beside=reference.turns)
+
+
+def in_quiet(runs: list[Ran]) -> Quiet | None:
+    """The speed-up in the quietest quarter of the turns of all passes; None where there are too few turns.
+
+    A neighbour on the same processor slows some kernels more than others, for seconds or minutes: medians over all
+    turns then tell how long it stayed. What is left in the quiet ones is the variants' own, and comes again.
+    """
+    pairs = [(own, theirs, n) for n, ran in enumerate(runs) for own, theirs in zip(ran.turns, ran.beside, strict=False)]
+    if intervals.median([own for own, _, _ in pairs]) is None:
+        return None
+    own, theirs, of_pass = map(np.asarray, zip(*pairs, strict=True))
+    slowness = own / own.min() * theirs / theirs.min()
+    quiet = np.argsort(slowness, kind="stable")[: max(LEAST_QUIET, math.ceil(QUIET * len(pairs)))]
+    ratios = theirs[quiet] / own[quiet]
+    groups = [ratios, *(ratios[of_pass[quiet] == n] for n in range(len(runs)))]
+    ends = [end for group in groups for end in intervals.median(group.tolist()) or ()]
+    return Quiet(
+        speed_up=round(float(np.median(ratios)), 4),
+        low=round(min(ends), 4),
+        high=round(max(ends), 4),
+        turns=len(quiet),
+        taken=len(pairs),
+    )
 
 
 def merged(row: Measurement, runs: list[Ran]) -> tuple[Measurement, Detail]:
@@ -279,6 +307,7 @@ def merged(row: Measurement, runs: list[Ran]) -> tuple[Measurement, Detail]:
         overhead_us=max(ran.overhead_us for ran in runs),
         rss_before_bytes=first.outcome.rss_before_bytes,
         passes=passes,
+        quiet=in_quiet(runs),
         server_rate=min(server.rate, rates[best]) if server else None,
         server_p99_ms=tried.p99_ms if tried else None,
         server_batch=tried.batch if tried else None,

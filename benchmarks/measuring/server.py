@@ -20,7 +20,7 @@ from benchmarks.measuring.bisection import Rule, Search, Trial
 from benchmarks.measuring.job import Server
 
 QUERIES = 400  # of a trial: four are then above the p99 …
-LONGEST = 1.5  # … unless they took longer to arrive than these seconds
+LONGEST = 1.0  # … unless they took longer to arrive than these seconds
 LEAST = 100  # queries, however long they take …
 LEAST_RATE = 20.0  # … but no lower rates are looked for, whose trials would take longer than five seconds
 RULE = Rule(

@@ -17,9 +17,9 @@ HEAD = """# What compression reaches
 <!-- written by `make compression`; do not edit -->
 Transforms of the networks, each as float32 and int8 ONNX. *change*: points of top-1 against the network as it was
 trained, with the 95% interval of the two on the same images; *smaller*: against the float32 ONNX file of the network as
-trained, both after gzip; *one by one*: how many times as fast as that file, the median ratio of turns taken side by
-side; *in batches*: how many times the images/s of the int8 of the network as trained, at batch {batch} or the largest
-below it that both were measured at. How to make them: [Tune a budget](how-to/tune-a-budget.md).
+trained, both after gzip; *one by one*: how many times as fast as that file, the median ratio of the quietest turns
+taken side by side; *in batches*: how many times the images/s of the int8 of the network as trained, at batch {batch} or
+the largest below it that both were measured at. How to make them: [Tune a budget](how-to/tune-a-budget.md).
 """
 
 

@@ -145,9 +145,9 @@ def method(results: Results) -> list[str]:
     if s.turn_seconds:
         said.append(
             f"The variants of a model ran side by side and computed in turns of {s.turn_seconds:g} s, so that all saw "
-            "the same machine; speed-up one by one is the median, over the passes, of the median ratio of the turns "
-            "that fp32 ONNX and the variant took after each other, each turn's first "
-            f"{1e3 * SETTLE:.0f} ms left out{_interval(results)}."
+            f"the same machine; speed-up one by one is the median{_of_passes(results)} ratio of the turns that fp32 ONNX "
+            f"and the variant took after each other, each turn's first {1e3 * SETTLE:.0f} ms left out"
+            f"{_interval(results)}."
         )
     if fewer := sorted(name for name, detail in results.details.items() if 0 < len(detail.passes) < s.passes):
         said.append(f"Slow to load and therefore measured in fewer passes ({s.slow_passes}): {', '.join(fewer)}.")
@@ -177,8 +177,20 @@ def _peak(results: Results) -> list[str]:
     return said
 
 
+def _of_passes(results: Results) -> str:
+    """Older runs had a median of each pass, and one of these."""
+    return "" if any(detail.quiet for detail in results.details.values()) else ", over the passes, of the median"
+
+
 def _interval(results: Results) -> str:
     """Where the range of a speed-up comes from, if the run noted any."""
+    if quiet := [detail.quiet for detail in results.details.values() if detail.quiet]:
+        least, most = (end(one.taken for one in quiet) for end in (min, max))
+        return (
+            f"; of {least} to {most} turns the quietest quarter counts, in which neighbours on the same machine slowed "
+            "both least, and the range spans the 95% intervals of that median by order statistics, of all passes "
+            "together and of each"
+        )
     passes = [one for detail in results.details.values() for one in detail.passes]
     turns = sorted(one.turns for one in passes if one.turns and one.speed_up_low)
     if not turns:

@@ -60,6 +60,11 @@ def _passes(passes: int) -> str:
 
 def _speed_up(results: Results) -> str:
     """What the ratio is of in this run; older ones took no turns, or noted no interval of them."""
+    if any(detail.quiet for detail in results.details.values()):
+        return (
+            "the median ratio of the quietest turns taken side by side; behind it what its 95% intervals span, if that "
+            "is more than 5% from it"
+        )
     passes = [one for detail in results.details.values() for one in detail.passes]
     if not any(one.speed_up for one in passes):
         return "p50 of plain ONNX divided by this one's; behind it what the spans of both allow, if that is far from it"

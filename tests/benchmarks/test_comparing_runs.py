@@ -18,10 +18,10 @@ from benchmarks.judging.speed import Noise, Speed, in_batches, one_by_one
 from benchmarks.measuring import process
 from benchmarks.measuring.job import Outcome
 from benchmarks.measuring.process import Ran
-from benchmarks.repeat import agreement, repeated
+from benchmarks.repeat import SETTINGS, agreement, repeated
 from benchmarks.reporting import prose
 from benchmarks.reporting.report import render
-from benchmarks.results import Detail, Pass, Results, Settings
+from benchmarks.results import Detail, Pass, Results
 from catalog import ROOT, KilnError, Store
 
 NAME = "mobilenetv2/onnx-int8"
@@ -279,6 +279,40 @@ def test_five_turns_have_no_interval_and_a_pass_keeps_its_own() -> None:
     assert few.speed_up and (few.speed_up_low, few.speed_up_high, few.turns) == (None, None, 5)
 
 
+def neighbourly(rng: np.random.Generator, seconds: float) -> list[process.Ran]:
+    """Six passes of a variant that is twice as fast as its parent in a machine of its own, and thrice beside another's.
+
+    The other's stays for a share of the run that no two runs have in common.
+    """
+    runs = []
+    for _ in range(6):
+        there = rng.random(20) < seconds
+        noise = rng.normal(1.0, 0.02, (2, 20))
+        parent, variant = (noise[0] * np.where(there, 1.8, 1.0), 0.5 * noise[1] * np.where(there, 1.2, 1.0))
+        bare = one_pass(rng, np.ones(400), np.arange(20), 1.0)
+        runs.append(dataclasses.replace(bare, turns=variant.tolist(), beside=parent.tolist()))
+    return runs
+
+
+def test_in_quiet_turns_a_neighbour_does_not_show(golden: Results) -> None:
+    rng = np.random.default_rng(0)
+    found = [process.in_quiet(neighbourly(rng, share)) for share in (0.0, 0.3, 0.6)]
+    assert all(one and one.speed_up == pytest.approx(2.0, rel=0.03) and one.low <= 2.0 <= one.high for one in found)
+    assert found[0] and (found[0].turns, found[0].taken) == (30, 120)
+    everywhere = [
+        np.median(
+            [there / own for ran in neighbourly(rng, share) for own, there in zip(ran.turns, ran.beside, strict=True)]
+        )
+        for share in (0.0, 0.6)
+    ]
+    assert everywhere[1] > 1.2 * everywhere[0]
+    assert process.in_quiet(neighbourly(rng, 0.0)[:0]) is None
+    detail = dataclasses.replace(golden.details[NAME], quiet=found[0])
+    row = next(row for row in golden.rows if str(row.variant) == NAME)
+    speed = one_by_one(row, detail, row, detail)
+    assert speed and found[0] and (speed.ratio, speed.low) == (found[0].speed_up, found[0].low) and speed.sure
+
+
 def with_turns(run: Results, name: str, *passes: tuple[float, float | None, float | None]) -> Results:
     """The run with other speed-ups of a variant, each with the ends of its interval, a pass each."""
     told = [
@@ -394,7 +428,7 @@ def test_three_runs_over_the_zoo_agree(tmp_path: Path) -> None:
 
     if "CIFAR10_DIR" not in os.environ:
         pytest.skip("CIFAR10_DIR names no folder")
-    settings = Settings(single_seconds=2.0, offline_seconds=0.1)
-    runs = repeated(Store(ROOT / "zoo"), ["lenet", "simcnn"], 3, 2, settings, tmp_path)
+    zoo = Store(ROOT / "zoo")
+    runs = repeated(zoo, zoo.models(), 3, 2, SETTINGS, tmp_path)
     found = agreement(runs)
     assert found.spreads and found.holds, found

@@ -208,7 +208,7 @@ def load(variants: int, slow: int = 0) -> planning.Load:
 def test_more_variants_get_less_time_each_and_then_fewer_passes() -> None:
     few, more, many = (planning.fitting(Settings(), load(variants)) for variants in (8, 18, 60))
     assert few == Settings() and more.passes == 3 and many.passes == 2
-    assert few.single_seconds > more.single_seconds > many.single_seconds >= 1.0
+    assert few.single_seconds > more.single_seconds > many.single_seconds >= 0.8
     assert few.offline_seconds > more.offline_seconds > many.offline_seconds >= 0.05
     assert max(planning.seconds(one, load(variants)) for one, variants in ((few, 8), (more, 18))) <= 600
     assert planning.fitting(Settings.quick(), load(8)).passes == 1
@@ -223,7 +223,7 @@ def test_what_loads_tensorflow_is_the_first_to_be_measured_once() -> None:
 def test_however_many_variants_there_are_every_pass_has_turns_enough_for_an_interval(turn_seconds: float) -> None:
     settings = dataclasses.replace(Settings(), turn_seconds=turn_seconds, single_seconds=20.0)
     found = planning.fitting(settings, load(500))
-    assert found.single_seconds >= max(1.0, 12 * turn_seconds)
+    assert found.single_seconds >= max(0.8, 12 * turn_seconds)
     assert intervals.median(list(range(int(found.single_seconds / turn_seconds)))) is not None
 
 
