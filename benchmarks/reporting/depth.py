@@ -145,8 +145,8 @@ def method(results: Results) -> list[str]:
     if s.turn_seconds:
         said.append(
             f"The variants of a model ran side by side and computed in turns of {s.turn_seconds:g} s, so that all saw "
-            f"the same machine; speed-up one by one is the median{_of_passes(results)} ratio of the turns that fp32 ONNX "
-            f"and the variant took after each other, each turn's first {1e3 * SETTLE:.0f} ms left out"
+            f"the same machine; speed-up one by one is the median{_of_passes(results)} ratio of the turns that fp32 "
+            f"ONNX and the variant took after each other, each turn's first {1e3 * SETTLE:.0f} ms left out"
             f"{_interval(results)}."
         )
     if fewer := sorted(name for name, detail in results.details.items() if 0 < len(detail.passes) < s.passes):

@@ -211,8 +211,7 @@ def method(results: Results) -> list[str]:
         "timed by pytest-benchmark with time.perf_counter and the garbage collector off. Timing an empty call costs "
         f"up to {words.digits(overhead, 2)} µs here, which is not subtracted.",
         f"Offline (images/s): the best median over batches of {', '.join(map(str, s.batches))}, then "
-        f"{', '.join(map(str, s.more_batches))} while that gains 5% or more, each in {offline} rounds; "
-        "later passes try none above twice the best of the first.",
+        f"{', '.join(map(str, s.more_batches))} while that gains 5% or more; {offline} rounds each.",
         *depth.method(results),
         "Accuracy: the whole test split through the format's own loader; the interval is Wilson's for 95%. The change "
         "is in points against the float parent (Keras fp32 where it was measured, else ONNX fp32) on the same images, "
