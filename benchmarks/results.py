@@ -206,6 +206,10 @@ class Pass:
         """Offline, at this pass's best batch."""
         return max(self.images_per_s_at.values())
 
+    def images_per_s_in(self, batch: int | None) -> float:
+        """Offline, in batches of this size, the row's; at this pass's best where it tried none of it."""
+        return self.images_per_s_at.get(str(batch), self.images_per_s)
+
 
 @dataclass(frozen=True)
 class Quiet:

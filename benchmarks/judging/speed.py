@@ -134,10 +134,13 @@ def in_turns(detail: Detail) -> float | None:
 def in_batches(
     row: Measurement, detail: Detail, reference: Measurement, before: Detail, noise: Noise = NONE
 ) -> Speed | None:
-    """Offline, by images/s and its span over the passes."""
+    """Offline, by images/s and its span over the passes, each at its variant's best batch."""
     if not row.images_per_s or not reference.images_per_s:
         return None
-    rates, others = ([one.images_per_s for one in each.passes] or [0.0] for each in (detail, before))
+    rates, others = (
+        [one.images_per_s_in(of.offline_batch) for one in each.passes] or [0.0]
+        for of, each in ((row, detail), (reference, before))
+    )
     ratio, least = row.images_per_s / reference.images_per_s, min(len(rates), len(others))
     if least < 2:
         return Speed(ratio, ratio / BLIND, ratio * BLIND)

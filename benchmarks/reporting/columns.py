@@ -108,7 +108,8 @@ def _speed(of: Callable[[Speed], Figure]) -> Callable[[Line], Figure]:
 
 
 def _rates(line: Line) -> str:
-    rates = [one.images_per_s for one in line.detail.passes] if line.detail else []
+    passes = line.detail.passes if line.detail else []
+    rates = [one.images_per_s_in(line.row.offline_batch) for one in passes]
     return words.span(min(rates), max(rates), words.about) if len(rates) > 1 else ""
 
 

@@ -432,3 +432,14 @@ def test_three_runs_over_the_zoo_agree(tmp_path: Path) -> None:
     runs = repeated(zoo, zoo.models(), 3, 2, SETTINGS, tmp_path)
     found = agreement(runs)
     assert found.spreads and found.holds, found
+
+
+def test_the_range_of_a_throughput_is_that_of_the_batch_it_stands_for(golden: Results) -> None:
+    """Each pass has a best batch of its own, whose rates may all lie above the median at any one."""
+    row = dataclasses.replace(golden.rows[0], images_per_s=12.0, offline_batch=4)
+    bare = golden.details[NAME].passes[0]
+    rates: list[dict[str, float]] = [{"4": 10.0, "8": 15.0, "16": 9.0}, {"4": 14.0, "8": 8.0}, {"4": 12.0, "8": 11.0}]
+    passes = [dataclasses.replace(bare, images_per_s_at=of_one) for of_one in rates]
+    detail = dataclasses.replace(golden.details[NAME], passes=passes)
+    assert in_batches(row, detail, row, detail) == Speed(1.0, 10 / 14, 14 / 10)
+    assert [one.images_per_s_in(16) for one in passes] == [9.0, 14.0, 12.0]  # a pass that did not try it has its best
