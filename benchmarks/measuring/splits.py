@@ -13,7 +13,7 @@ from benchmarks.measuring.corrupt import CORRUPTIONS, SEVERITIES, corrupt, subse
 from benchmarks.results import Settings
 from catalog import Card, KilnError
 
-LEAST_ROBUST = 50  # images that are corrupted, however slow the network is
+LEAST_ROBUST = 40  # images that are corrupted, however slow the network is
 
 
 def robust_images(settings: Settings, macs: int) -> int:
