@@ -318,6 +318,11 @@ class Results:
     http_others_percent: float | None = None
     orders: list[list[str]] = field(default_factory=list)  # of every pass
 
+    @property
+    def quiet(self) -> list[Quiet]:
+        """The speed-ups in quiet turns, of all variants that have one; older runs have none."""
+        return [detail.quiet for detail in self.details.values() if detail.quiet]
+
     def write(self, path: Path) -> None:
         """Writes the file atomically."""
         write_atomic(path, to_json(self))

@@ -125,10 +125,8 @@ def by_p50(row: Measurement, detail: Detail, reference: Measurement, before: Det
 
 def in_turns(detail: Detail) -> float | None:
     """How many times as fast as fp32 ONNX one by one, as `one_by_one` has it; None where they took no turns."""
-    if detail.quiet:
-        return detail.quiet.speed_up
-    ratios = _ratios(detail.passes)
-    return statistics.median(ratios) if ratios else None
+    found = _of_turns(detail, NONE)
+    return found.ratio if found else None
 
 
 def in_batches(

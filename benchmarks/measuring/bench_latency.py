@@ -160,8 +160,6 @@ def test_offline(benchmark: Any, job: jobs.Job, subject: Subject, batch: int) ->
         pytest.skip("not asked for")
     if batch not in s.batches and not worth_trying(subject.images_per_s):
         pytest.skip("the last two doublings gained less than 5%")
-    if batch not in s.batches and batch > job.most > 0:
-        pytest.skip("an earlier pass found the best batch below half of it")
     images = subject.batch(0, batch)
     rounds, call_s = rounds_for(lambda: subject.predict(images), s.offline_seconds, s.offline_rounds, s.max_rounds)
     start = starts(batch, len(subject.images))

@@ -32,7 +32,6 @@ class Job:
     out: str  # the folder for the files named below
     settings: Settings
     parts: list[Part] = field(default_factory=lambda: list(typing.get_args(Part)))
-    most: int = 0  # the largest batch of Offline worth trying, as an earlier pass found; 0: none has
     pipes: list[int] = field(default_factory=list)  # of `Turns`, where others are measured at the same time
 
     @property

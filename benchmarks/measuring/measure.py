@@ -189,8 +189,12 @@ class Run:
         out = folder / candidate.variant.version
         out.mkdir(parents=True)
         model_file = (self.store.variant_dir(card.variant) / card.file).resolve()
-        most = 2 * max((run.best_batch for run in trying.runs), default=0)
-        return Job(card.variant.format, str(model_file), self.threads, str(data), str(out), self.settings, parts, most)
+        settings = self.settings
+        if trying.runs:  # an earlier pass found the best batch; beyond the double of it none is worth trying
+            most = 2 * max(run.best_batch for run in trying.runs)
+            fewer = [batch for batch in settings.more_batches if batch <= most]
+            settings = dataclasses.replace(settings, more_batches=fewer)
+        return Job(card.variant.format, str(model_file), self.threads, str(data), str(out), settings, parts)
 
     def _keep(self, trying: _Try, job: Job, splits: Splits) -> None:
         """Takes what a process answered, if it was asked, and keeps it for later runs."""

@@ -179,13 +179,13 @@ def _peak(results: Results) -> list[str]:
 
 def _of_passes(results: Results) -> str:
     """Older runs had a median of each pass, and one of these."""
-    return "" if any(detail.quiet for detail in results.details.values()) else ", over the passes, of the median"
+    return "" if results.quiet else ", over the passes, of the median"
 
 
 def _interval(results: Results) -> str:
     """Where the range of a speed-up comes from, if the run noted any."""
-    if quiet := [detail.quiet for detail in results.details.values() if detail.quiet]:
-        least, most = (end(one.taken for one in quiet) for end in (min, max))
+    if results.quiet:
+        least, most = (end(one.taken for one in results.quiet) for end in (min, max))
         return (
             f"; of {least} to {most} turns the quietest quarter counts, in which neighbours on the same machine slowed "
             "both least, and the range spans the 95% intervals of that median by order statistics, of all passes "

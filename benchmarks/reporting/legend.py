@@ -60,7 +60,7 @@ def _passes(passes: int) -> str:
 
 def _speed_up(results: Results) -> str:
     """What the ratio is of in this run; older ones took no turns, or noted no interval of them."""
-    if any(detail.quiet for detail in results.details.values()):
+    if results.quiet:
         return (
             "the median ratio of the quietest turns taken side by side; behind it what its 95% intervals span, if that "
             "is more than 5% from it"

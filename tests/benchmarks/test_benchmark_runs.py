@@ -168,6 +168,9 @@ def test_answers_are_taken_from_an_earlier_run(
         now, then = again.details[f"tiny/{version}"], before.details[f"tiny/{version}"]
         assert now.reused and now.robust_top1 == then.robust_top1 and now.top1_by_class == then.top1_by_class
         assert len(now.passes) == 2 and now.server_rate is None
+        first, second = (one.images_per_s_at for one in now.passes)
+        best = int(max(first, key=lambda batch: first[batch]))
+        assert max(map(int, second)) <= max(*settings.batches, 2 * best)  # no use trying more
         p50 = [one.p50_ms for one in now.passes]
         assert (now.p50_low_ms, now.p50_high_ms) == (min(p50), max(p50))
     assert len(again.orders) == 2 and again.roofline is not None
