@@ -1,4 +1,4 @@
-"""The rows of `benchmarks.peers.export`, and what they say: like against like, where we lose, and the best of ours."""
+"""The rows of `benchmarks.peers.export`, and what they say: like against like, where we lose, the best for each aim."""
 
 from __future__ import annotations
 
@@ -46,40 +46,49 @@ FIGURES: dict[str, Callable[[Contender], str]] = {
     "latency": lambda row: f"{row.p50_ms:.4f} ms",
     "throughput": lambda row: f"{row.images_per_s:,.0f} images/s",
 }
+COSTS: dict[str, Callable[[Contender], float]] = {
+    "latency": lambda row: row.p50_ms or 0.0,
+    "throughput": lambda row: -(row.images_per_s or 0.0),
+}
 
 
 def verdicts(rows: list[Contender]) -> list[str]:
-    """Of one model's rows: a sentence for each peer, held against what of ours was made alike, and one for the best."""
+    """Of one model's rows: a sentence a peer, held against what of ours was made alike, and of the best of each side.
+
+    The best are those that an engineer would take who is after latency, and after throughput.
+    """
     model, ours = rows[0].model, {row.name: row for row in rows if row.ours}
     told = [_against(ours.get(LIKE[row.format]), row) for row in rows if not row.ours]
     told += [f"{row.name} of ours: no figures, because {row.reason}" for row in ours.values() if row.reason]
-    told += [_best_of_both(rows)] if any(row.measured for row in rows) else []
+    told += [_best_of_both(rows, objective) for objective in COSTS] if any(row.measured for row in rows) else []
     return [f"{model}: {sentence}" for sentence in told]
 
 
-def best_of_ours(rows: list[Contender]) -> Contender | None:
+def best_of_ours(rows: list[Contender], objective: str) -> Contender | None:
     """The fastest of ours, of any format, that the images held out of training say is within the budget."""
     judged = [row for row in rows if row.ours and row.measured and row.validation_drop is not None]
     able = [row for row in judged if (row.validation_drop or 0.0) <= BUDGET_POINTS]
-    return min(able, key=lambda row: row.p50_ms or 0.0, default=None)
+    return min(able, key=COSTS[objective], default=None)
 
 
-def best_of_peers(rows: list[Contender], top1: float) -> Contender | None:
+def best_of_peers(rows: list[Contender], objective: str, top1: float) -> Contender | None:
     """The fastest peer that is as accurate as `top1`, in percent; where none is, the most accurate."""
     able = [row for row in rows if not row.ours and row.measured]
     close = [row for row in able if (row.top1 or 0.0) >= top1 - WITHIN]
-    fastest = min(close, key=lambda row: row.p50_ms or 0.0, default=None)
+    fastest = min(close, key=COSTS[objective], default=None)
     return fastest or max(able, key=lambda row: row.top1 or 0.0, default=None)
 
 
-def _best_of_both(rows: list[Contender]) -> str:
-    """The best of ours against the best peer, whatever their formats."""
-    what = f"best of ours, the fastest within {BUDGET_POINTS:g} points on images held out of training"
-    ours = best_of_ours(rows)
-    peer = best_of_peers(rows, (ours.top1 or 0.0) if ours else 100.0)
+def _best_of_both(rows: list[Contender], objective: str) -> str:
+    """The best of ours against the best peer, whatever their formats, in accuracy and what was asked for."""
+    what = f"for {objective} the best of ours, of those within {BUDGET_POINTS:g} points on images held out of training"
+    ours = best_of_ours(rows, objective)
+    peer = best_of_peers(rows, objective, (ours.top1 or 0.0) if ours else 100.0)
     if ours is None:
         return f"{what}: none" + (f"; best peer: {peer}: we lose" if peer else "")
-    return f"{what}: {ours}" + (f"; best peer: {peer}: {_judged(ours, peer)}" if peer else "; no peer has figures")
+    return f"{what}: {ours}" + (
+        f"; best peer: {peer}: {_judged(ours, peer, [objective])}" if peer else "; no peer has figures"
+    )
 
 
 def _against(ours: Contender | None, peer: Contender) -> str:
@@ -90,13 +99,13 @@ def _against(ours: Contender | None, peer: Contender) -> str:
         return f"{peer}: nothing of ours to hold against it; run: {how}"
     if not ours.measured:
         return f"{peer}: we lose, ours failed"
-    return f"{peer}; our {ours}: {_judged(ours, peer)}"
+    return f"{peer}; our {ours}: {_judged(ours, peer, list(COSTS))}"
 
 
-def _judged(ours: Contender, peer: Contender) -> str:
+def _judged(ours: Contender, peer: Contender, objectives: list[str]) -> str:
     """In what we lose: accuracy, and speed; where a peer is faster and less accurate, both with their figures."""
     gap = (peer.top1 or 0.0) - (ours.top1 or 0.0)
-    faster = _faster(ours, peer)
+    faster = [name for name in _faster(ours, peer) if name in objectives]
     lost = (["accuracy"] if gap > WITHIN else []) + (faster if gap >= -WITHIN else [])
     if lost:
         return f"we lose in {' and '.join(lost)}"
@@ -121,9 +130,9 @@ def table(rows: list[Contender]) -> rich.table.Table:
         shown.add_column(name, justify="right", no_wrap=True)
     for model in dict.fromkeys(row.model for row in rows):
         of_model = [row for row in rows if row.model == model]
-        best = best_of_ours(of_model)
+        best = [(objective, best_of_ours(of_model, objective)) for objective in COSTS]
         named = [(row.name, row) for row in of_model]
-        for name, row in [*named, *([(f"best of ours: {best.name}", best)] if best else [])]:
+        for name, row in [*named, *((f"best for {what}: {row.name}", row) for what, row in best if row)]:
             figures = ["failed", "", "", ""]
             if row.measured:
                 figures = [f"{row.top1:.2f}%", f"{row.p50_ms:.4f}", f"{row.images_per_s:,.0f}", f"{row.size_bytes:,}"]

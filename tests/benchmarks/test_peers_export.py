@@ -86,7 +86,7 @@ def test_peers_send_no_telemetry(calibration: Path, tmp_path: Path, monkeypatch:
 )
 def test_a_peer_is_held_against_what_was_made_as_it_was(name: str, change: dict[str, Any], said: str) -> None:
     fastest = dataclasses.replace(OURS, name="litert-int8", format="litert", p50_ms=0.1)  # another runtime: not alike
-    (told, _) = exported.verdicts([OURS, fastest, dataclasses.replace(THEIRS, name=name, **change)])
+    (told, *_) = exported.verdicts([OURS, fastest, dataclasses.replace(THEIRS, name=name, **change)])
     assert said in told and ("we lose in" not in said or told.endswith(said))
     assert "less accurate" not in told or "we lose in nothing" not in told
 
@@ -102,31 +102,43 @@ def test_the_best_of_ours_is_chosen_on_images_held_out_of_training() -> None:
     kept = dataclasses.replace(OURS, validation_drop=0.2)
     lucky = dataclasses.replace(OURS, name="litert-int8", format="litert", p50_ms=0.1, top1=81.0, validation_drop=0.9)
     unknown = dataclasses.replace(lucky, name="litert-fp16", validation_drop=None)
-    assert exported.best_of_ours([kept, lucky, unknown, THEIRS]) == kept
-    assert exported.verdicts([kept, lucky, THEIRS])[-1].startswith("m: best of ours, the fastest within 0.5 points")
-    assert exported.best_of_ours([lucky, THEIRS]) is None
+    assert exported.best_of_ours([kept, lucky, unknown, THEIRS], "latency") == kept
+    assert exported.verdicts([kept, lucky, THEIRS])[-2].startswith("m: for latency the best of ours, of those within")
+    assert exported.best_of_ours([lucky, THEIRS], "latency") is None
+
+
+def test_the_best_is_another_for_another_objective() -> None:
+    quick = dataclasses.replace(OURS, name="litert-int8", format="litert", p50_ms=0.1, validation_drop=0.0)
+    broad = dataclasses.replace(OURS, name="openvino-int8", format="openvino", p50_ms=3.0, images_per_s=9000.0)
+    rows = [quick, dataclasses.replace(broad, validation_drop=0.0), dataclasses.replace(THEIRS, images_per_s=5000.0)]
+    latency, throughput = exported.verdicts(rows)[-2:]
+    assert latency.startswith("m: for latency ") and "litert-int8" in latency and latency.endswith("we lose in nothing")
+    assert throughput.startswith("m: for throughput ") and "openvino-int8" in throughput
+    assert throughput.endswith("we lose in nothing")
+    assert exported.verdicts(rows[::2])[-1].endswith("we lose in throughput")
+    assert exported.table(rows).row_count == 5
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({}, "best peer: olive 80.05%, 1.5000 ms, 1,000 images/s: we lose in nothing"),
-        ({"p50_ms": 0.9, "images_per_s": 1200.0, "top1": 79.9}, "we lose in latency and throughput"),
+        ({"p50_ms": 0.9, "images_per_s": 1200.0, "top1": 79.9}, "we lose in latency"),
         ({"p50_ms": 0.9, "top1": 79.8}, "and 0.20 points less accurate (79.80% against 80.00%)"),
         ({"top1": 80.2}, "we lose in accuracy"),
         ({"reason": "it fell over", "top1": None}, "no peer has figures"),
     ],
 )
 def test_the_best_of_ours_is_judged_against_the_best_peer(change: dict[str, Any], said: str) -> None:
-    """In one sentence, whatever the formats: `LIKE` has no say."""
+    """In one sentence an objective, whatever the formats: `LIKE` has no say."""
     best = dataclasses.replace(OURS, name="litert-int8", format="litert", validation_drop=0.2)
     slow = dataclasses.replace(THEIRS, name="nncf-onnx", top1=79.7, p50_ms=0.5)
     rude = dataclasses.replace(THEIRS, name="nncf-openvino", format="openvino", top1=60.0, p50_ms=0.1)
     peer = dataclasses.replace(THEIRS, **change)
     rows = [best, peer] if peer.reason else [best, slow, rude, peer]
     told = [line for line in exported.verdicts(rows) if "best of ours" in line]
-    assert len(told) == 1 and told[0].endswith(said)
-    assert "litert-int8 80.00%, 1.0000 ms, 1,000 images/s" in told[0]
+    assert len(told) == 2 and told[0].endswith(said)
+    assert all("litert-int8 80.00%, 1.0000 ms, 1,000 images/s" in line for line in told)
 
 
 def test_no_variant_within_the_budget_is_a_loss() -> None:
@@ -139,7 +151,7 @@ def test_no_variant_within_the_budget_is_a_loss() -> None:
 def test_every_contender_has_a_row() -> None:
     broken = dataclasses.replace(THEIRS, reason="it fell over", top1=None, p50_ms=None)
     assert exported.table([OURS, broken]).row_count == 2
-    assert exported.table([dataclasses.replace(OURS, validation_drop=0.0), broken]).row_count == 3
+    assert exported.table([dataclasses.replace(OURS, validation_drop=0.0), broken]).row_count == 4
 
 
 def test_a_model_that_cannot_be_compared_costs_only_its_own_rows(digits: Any, tmp_path: Path) -> None:
