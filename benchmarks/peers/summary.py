@@ -124,8 +124,10 @@ def _training(reports: Path) -> Told:
     """How fast the loop is beside a bare `model.fit`, for each network."""
     path = reports / "training-speed.json"
     found = read_json(path, "make peers")
-    rows = {model: row for model, row in found.items() if isinstance(row, dict)}
+    rows = {model: row for model, row in found.items() if isinstance(row, dict) and "ratios" in row}
     try:
+        if not rows:
+            raise KeyError("ratios")
         how = (
             "The same network, recipe and arrays in one process, in turns: our loop, and a bare `model.fit`. "
             f"{found['cpu']}, load average {found['load_before']:g} before; commit `{found['commit']}`, "

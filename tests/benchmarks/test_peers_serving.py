@@ -240,7 +240,7 @@ def test_what_peers_share_needs_only_what_their_environments_have() -> None:
 def test_the_summary_tells_each_part_or_how_to_run_it(tmp_path: Path) -> None:
     about = {"created": "2026-01-01", "commit": "abc"}
     lenet = {"ours": 900.0, "bare": 1000.0, "ratios": [0.9, 0.91, 0.89]}
-    speed = {**about, "cpu": "a processor", "load_before": 0.1, "lenet": lenet}
+    speed = {**about, "cpu": "a processor", "load_before": 0.1, "start_up_s": {"lenet": 9.9}, "lenet": lenet}
     (tmp_path / "training-speed.json").write_text(json.dumps(speed))
     export = {**about, "machine": {"cpu": "a processor"}, "load_before": [0.1], "load_after": [0.2], "threads": 2}
     figures = {"p50_ms": 0.05, "images_per_s": 20_000.0, "size_bytes": 80_000}
