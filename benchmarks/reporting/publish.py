@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import re
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def name(results: Results) -> str:
 def section(results: Results) -> str:
     """The README's section: a headline, and of every model the rows that somebody might take, beside what they beat."""
     groups = compare.groups(results)
-    shown = [line for group in groups for model in group.models for line in _worth_a_row(group, model)]
+    shown = [line for group in groups for line in _brief(group).lines]
     every = sum(line.measured for group in groups for line in group.lines)
     rest = f"All {every} variants: [docs/results.md](docs/results.md); " if every > len(shown) else ""
     file = f"results/{name(results)}"
@@ -109,6 +110,11 @@ def served(held: dict[str, list[str]]) -> str:
     return ", ".join([f"{' and '.join(usual)}** of these models", *told])
 
 
+def _brief(group: compare.Group) -> compare.Group:
+    """With the lines alone that the README's table and picture show."""
+    return dataclasses.replace(group, lines=[line for model in group.models for line in _worth_a_row(group, model)])
+
+
 def _worth_a_row(group: compare.Group, model: str) -> list[compare.Line]:
     lines = [line for line in group.lines if line.row.status == "ok" and line.row.variant.model == model]
     ahead = fronts.front(
@@ -176,7 +182,7 @@ def publish(results: Results, source: Path, root: Path = ROOT) -> Path:
     All of it is made before any is written, so that what cannot be made leaves everything as it was.
     """
     target, docs = root / "results" / name(results), root / "docs"
-    group = max(compare.groups(results), key=lambda g: len(g.lines))
+    group = _brief(max(compare.groups(results), key=lambda g: len(g.lines)))
     made: dict[Path, str | bytes] = {
         root / "README.md": readme((root / "README.md").read_text(encoding="utf-8"), results),
         docs / "images" / f"{PICTURE}.png": plots.png(group, palette.LIGHT),

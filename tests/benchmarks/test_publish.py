@@ -61,6 +61,25 @@ def test_a_row_that_another_of_its_model_beats_in_everything_is_left_out_of_the_
         assert chosen and f"| {model} | **{chosen.row.variant.version}** |" in shown
 
 
+def test_the_readmes_picture_shows_the_rows_of_its_table(tmp_path, monkeypatch):
+    drawn = list[compare.Group]()
+
+    def png(group: compare.Group, theme: Any) -> bytes:
+        drawn.append(group)
+        return b"a picture"
+
+    monkeypatch.setattr("benchmarks.reporting.plots.png", png)
+    (tmp_path / "README.md").write_text(f"{publish.BEGIN}\n{publish.END}\n")
+    found = results.read(GOLDEN)
+    publish.publish(found, GOLDEN, tmp_path)
+    table = [row.split(" | ") for row in publish.section(found).splitlines() if row.startswith("| ")][2:]
+    named = [f"{row[0].strip('| ')}/{row[1].strip('*')}" for row in table]
+    assert [[str(line.row.variant) for line in group.lines] for group in drawn] == [named, named]
+    (every,) = compare.groups(found)
+    assert len(named) < len(every.lines)
+    assert all(group.parent_top1(model) == every.parent_top1(model) for group in drawn for model in every.models)
+
+
 def test_a_variant_below_its_floor_is_no_row_of_the_readme_and_on_no_front():
     found = results.read(GOLDEN)
     beaten, best = "mobilenetv2/onnx-int8", "mobilenetv2/prune80-onnx-int8"
