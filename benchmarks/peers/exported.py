@@ -124,18 +124,20 @@ def _faster(ours: Contender, peer: Contender) -> list[str]:
 
 def table(rows: list[Contender]) -> rich.table.Table:
     """One row a contender, failed ones too (the verdicts say why); the best of ours once more below its model's."""
-    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    caption = "ms: p50 at batch 1; images/s: at batch 32; in brackets: the best of ours for that aim"
+    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption)
     shown.add_column("contender", no_wrap=True)
-    for name in ("top-1", "p50 ms, batch 1", "images/s, batch 32", "bytes"):
+    for name in ("top-1", "ms", "images/s", "kB"):
         shown.add_column(name, justify="right", no_wrap=True)
     for model in dict.fromkeys(row.model for row in rows):
         of_model = [row for row in rows if row.model == model]
         best = [(objective, best_of_ours(of_model, objective)) for objective in COSTS]
         named = [(row.name, row) for row in of_model]
-        for name, row in [*named, *((f"best for {what}: {row.name}", row) for what, row in best if row)]:
+        for name, row in [*named, *((f"{row.name} ({what})", row) for what, row in best if row)]:
             figures = ["failed", "", "", ""]
             if row.measured:
-                figures = [f"{row.top1:.2f}%", f"{row.p50_ms:.4f}", f"{row.images_per_s:,.0f}", f"{row.size_bytes:,}"]
+                rate, size = f"{row.images_per_s:,.0f}", f"{(row.size_bytes or 0) / 1000:,.0f}"
+                figures = [f"{row.top1:.2f}%", f"{row.p50_ms:.4f}", rate, size]
             shown.add_row(f"{model}/{name}", *figures)
     return shown
 

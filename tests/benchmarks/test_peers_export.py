@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rich.console
 
 import catalog
 from benchmarks.peers import export as peers
@@ -152,6 +154,17 @@ def test_every_contender_has_a_row() -> None:
     broken = dataclasses.replace(THEIRS, reason="it fell over", top1=None, p50_ms=None)
     assert exported.table([OURS, broken]).row_count == 2
     assert exported.table([dataclasses.replace(OURS, validation_drop=0.0), broken]).row_count == 4
+
+
+def test_the_table_has_room_for_its_figures_in_a_narrow_terminal() -> None:
+    ours = dataclasses.replace(
+        OURS, model="mobilenetv2", name="openvino-int8", validation_drop=0.0, size_bytes=94_123_456
+    )
+    console = rich.console.Console(width=80, record=True, file=io.StringIO())
+    console.print(exported.table([ours, dataclasses.replace(THEIRS, model="mobilenetv2")]))
+    text = console.export_text()
+    assert "mobilenetv2/openvino-int8 (throughput)" in text and "…" not in text
+    assert all(figure in text for figure in ("80.00%", "1.0000", "1,000", "94,123"))
 
 
 def test_a_model_that_cannot_be_compared_costs_only_its_own_rows(digits: Any, tmp_path: Path) -> None:
