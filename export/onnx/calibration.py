@@ -27,8 +27,9 @@ BINS = 2048
 LEVELS = 256  # of an 8-bit number
 HISTOGRAM_IMAGES = 256  # the second pass needs a distribution, not its last image
 MOST_BYTES = 2**27  # of activations held at a time
-VERSION = 3  # of the rules below; a change makes what was found before void
-METHODS = ("minmax", "entropy", "percentile-99.99", "percentile-99.999")
+VERSION = 4  # of the rules below; a change makes what was found before void
+METHODS = ("minmax", "entropy", "mse", "percentile-99.99", "percentile-99.999")
+NEAREST, GPTQ = "nearest", "gptq"  # how weights are rounded: each by itself, or a layer together (`rounding`)
 
 Ranges = dict[str, tuple[float, float]]
 Batches = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -40,7 +41,7 @@ class Choice:
 
     A kernel has a scale for each output channel, or one for all of it: with `dense_by_tensor` those of dense layers
     alone, without `per_channel` every kernel. With `clusters` a convolution that was clustered has the scales by which
-    weights that were equal in training stay equal (`export/onnx/clusters.py`).
+    weights that were equal in training stay equal (`export/onnx/clusters.py`). `rounding` is `NEAREST` or `GPTQ`.
     """
 
     method: str = "minmax"
@@ -48,6 +49,7 @@ class Choice:
     dense_by_tensor: bool = False
     floats: tuple[str, ...] = ()
     clusters: bool = False
+    rounding: str = NEAREST
 
     @property
     def keeps_dense(self) -> bool:
@@ -56,13 +58,14 @@ class Choice:
 
     def words(self) -> dict[str, Any]:
         """For a card's log."""
-        told = {"per_channel": self.per_channel, "dense_by_tensor": self.keeps_dense}
-        return {"calibration": self.method, **told, **({"clusters_kept": True} if self.clusters else {})}
+        told: dict[str, Any] = {"per_channel": self.per_channel, "dense_by_tensor": self.keeps_dense}
+        told |= {"clusters_kept": True} if self.clusters else {}
+        return {"calibration": self.method, **told, "rounding": self.rounding}
 
     def __str__(self) -> str:
         dense = "convolutions by channel, dense by tensor" if self.dense_by_tensor else "by channel"
         dense += ", clusters kept" if self.clusters else ""
-        weights = dense if self.per_channel else "by tensor"
+        weights = (dense if self.per_channel else "by tensor") + f", {self.rounding}"
         return f"{self.method}, {weights}" + (f", {len(self.floats)} layers float" if self.floats else "")
 
 
@@ -76,7 +79,7 @@ class Spread:
 
 
 WEIGHTS = ((True, False), (True, True), (False, False))  # by channel; convolutions alone; by tensor
-CHOICES = tuple(Choice(method, *weights) for method, weights in itertools.product(METHODS, WEIGHTS))
+CHOICES = tuple(Choice(method, *weights, rounding=GPTQ) for method, weights in itertools.product(METHODS, WEIGHTS))
 CLUSTERED = tuple(Choice(method, dense_by_tensor=True, clusters=True) for method in METHODS)  # with such convolutions
 
 
@@ -128,6 +131,8 @@ def ranges(spreads: dict[str, Spread], method: str) -> Ranges:
     for name, spread in spreads.items():
         if rule == "entropy":
             low, high = _entropy(spread)
+        elif rule == "mse":
+            low, high = _least_squares(spread)
         elif rule == "percentile":
             low, high = _percentile(spread, float(share) / 100)
         else:
@@ -145,13 +150,32 @@ def _percentile(spread: Spread, share: float) -> tuple[float, float]:
     return float(edges[min(below, BINS - 1)]), float(edges[min(above + 1, BINS)])
 
 
+def _least_squares(spread: Spread) -> tuple[float, float]:
+    """The range whose 256 levels are nearest to the values by mean square: what is clipped against what is rounded."""
+    edges = np.linspace(spread.low, spread.high, BINS + 1)
+    counts, middles = _without_zero(spread.counts, edges), (edges[:-1] + edges[1:]) / 2
+    best, chosen = math.inf, (spread.low, spread.high)
+    for low, high in _narrower(spread):
+        if not (step := (high - low) / (LEVELS - 1)):
+            continue
+        levels = np.clip(np.round(middles / step), np.round(low / step), np.round(high / step))
+        if (error := float(np.sum(counts * (middles - levels * step) ** 2))) < best:
+            best, chosen = error, (low, high)
+    return chosen
+
+
+def _narrower(spread: Spread) -> Iterator[tuple[float, float]]:
+    """Ranges from a fifth of the values' to all of it, zero in each."""
+    for share in np.linspace(0.2, 1, 81):
+        yield min(share * spread.low, 0.0), max(share * spread.high, 0.0)
+
+
 def _entropy(spread: Spread) -> tuple[float, float]:
     """The range whose 8-bit distribution is nearest to the true one (Kullback-Leibler, as TensorRT calibrates)."""
     edges = np.linspace(spread.low, spread.high, BINS + 1)
     counts = _without_zero(spread.counts, edges)
     best, chosen = math.inf, (spread.low, spread.high)
-    for share in np.linspace(0.2, 1, 81):
-        low, high = min(share * spread.low, 0.0), max(share * spread.high, 0.0)
+    for low, high in _narrower(spread):
         first = int(np.searchsorted(edges, low, side="right")) - 1
         last = int(np.searchsorted(edges, high, side="left"))
         first, last = max(0, first), min(BINS, max(last, first + 1))

@@ -10,6 +10,8 @@ float.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import tempfile
 from collections import Counter
@@ -20,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export import compression, graph_inside
-from export.onnx import calibration, clusters, stem
+from export.onnx import calibration, clusters, rounding, stem
 from export.onnx import floats as onnx_float
 from export.onnx import graph as onnx_graph
-from export.onnx.calibration import Choice, Ranges
+from export.onnx.calibration import GPTQ, NEAREST, Choice, Ranges
 from export.onnx.graph import INPUT, PIXELS, PRODUCTS, Core
 
 FIRST = Choice()
@@ -88,10 +90,18 @@ class Quantizer:
                 found[tensor.name] = scales
         return found
 
+    @functools.cached_property
+    def rounded(self) -> dict[str, tuple[rounding.Rounded, rounding.Rounded]]:
+        """By node name, the layers rounded by GPTQ to scales by channel, and to one scale."""
+        return rounding.rounded(self.prepared, PIXELS, self.images, self.pixels)
+
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """All there are for this model."""
-        return (*calibration.CHOICES, *(calibration.CLUSTERED if self.clusters else ()))
+        """All there are for this model; GPTQ would move weights out of the clusters they are in."""
+        whole = calibration.CHOICES
+        if self.clustered:
+            whole = tuple(dataclasses.replace(choice, rounding=NEAREST) for choice in whole)
+        return (*whole, *(calibration.CLUSTERED if self.clusters else ()))
 
     @property
     def clustered(self) -> bool:
@@ -158,7 +168,7 @@ class Quantizer:
             overrides |= {name: [zero | {"scale": scale} for scale in found] for name, found in self.clusters.items()}
         last = [node.name for node in self.prepared.graph.node if node.op_type == "Softmax"]
         quantizer = QDQQuantizer(
-            save_and_reload_model_with_shape_infer(self.prepared),
+            save_and_reload_model_with_shape_infer(self._weighted(choice)),
             choice.per_channel,
             False,  # reduce_range
             ort.QuantType.QInt8,
@@ -172,6 +182,17 @@ class Quantizer:
         quantizer.quantize_model()
         quantizer.model.topological_sort()
         return quantizer.model.model
+
+    def _weighted(self, choice: Choice) -> Any:
+        """The prepared network, with the weights of its quantized layers rounded by the choice."""
+        if choice.rounding != GPTQ:
+            return self.prepared
+        model = copy.deepcopy(self.prepared)
+        for node in model.graph.node:
+            if node.name in self.rounded and node.name not in choice.floats:
+                whole = choice.keeps_dense if node.op_type in ("MatMul", "Gemm") else not choice.per_channel
+                rounding.put(model.graph, node, self.rounded[node.name][whole])
+        return model
 
 
 def quantize(core: Core, images: NDArray[np.uint8]) -> Any:

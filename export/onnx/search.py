@@ -2,6 +2,7 @@
 
 `calibrate` tries every rule for ranges, with scales by channel, by tensor, and by tensor for dense layers alone, which
 keeps what pruning and clustering made of them; where convolutions are clustered, also with the scales that keep these.
+Weights are rounded by GPTQ, a layer together, but for clusters; the best is tried with each rounded by itself, too.
 `give_back` starts from the best of these and, where it still loses more than the budget allows, leaves layers in
 float: it ranks them by the damage each does when it alone is quantized, and gives the worst back until the loss is
 within the budget. That loss is counted as the card will count it: on all validation images, against the network as
@@ -23,7 +24,7 @@ import catalog
 from catalog import KilnError
 from export.formats import Conversion
 from export.onnx import calibration, floats
-from export.onnx.calibration import Choice, Judgement, Kept, Ranges
+from export.onnx.calibration import NEAREST, Choice, Judgement, Kept, Ranges
 from export.onnx.int8 import Quantizer
 
 MOST = 4096  # validation images at most, for the choice of a calibration
@@ -121,7 +122,8 @@ def _preferred(log: list[dict[str, Any]], quantizer: Quantizer) -> Choice:
     def damage(choice: Choice) -> float:
         return tried[choice]
 
-    words = {_words(choice.words()): choice for choice in quantizer.choices}
+    plain = [dataclasses.replace(choice, rounding=NEAREST) for choice in quantizer.choices]
+    words = {_words(choice.words()): choice for choice in (*quantizer.choices, *plain)}
     tried = {words[_words(step)]: float(step["damage"]) for step in log}
     best = min(tried, key=damage)
     keeping = min(filter(quantizer.keeps, tried), key=damage, default=best)
@@ -132,7 +134,8 @@ def _preferred(log: list[dict[str, Any]], quantizer: Quantizer) -> Choice:
 
 def _words(step: dict[str, Any]) -> tuple[Any, ...]:
     """What in a step of a log tells one choice from another."""
-    return tuple(step.get(name, False) for name in ("calibration", "per_channel", "dense_by_tensor", "clusters_kept"))
+    names = ("calibration", "per_channel", "dense_by_tensor", "clusters_kept", "rounding")
+    return tuple(step.get(name, False) for name in names)
 
 
 def learned_ranges(request: Conversion, quantizer: Quantizer) -> tuple[Ranges, Choice]:
@@ -162,9 +165,15 @@ def bench(request: Conversion, quantizer: Quantizer, learned: Ranges) -> Bench:
 def calibrate(request: Conversion, tried: Bench) -> tuple[Choice, list[dict[str, Any]]]:
     """The preferred calibration, and what was tried; each is judged once for a model and its images."""
     kept = Kept(request.cache, {"search": "calibration", **_key(request, tried)})
-    choices = tried.quantizer.choices
-    judged = [Judgement.kept(kept, str(choice), functools.partial(tried.judge, choice, MOST)) for choice in choices]
-    log = [{**choice.words(), **told.words()} for choice, told in zip(choices, judged, strict=True)]
+
+    def step(choice: Choice) -> dict[str, Any]:
+        told = Judgement.kept(kept, str(choice), functools.partial(tried.judge, choice, MOST))
+        return {**choice.words(), **told.words()}
+
+    log = [step(choice) for choice in tried.quantizer.choices]
+    best = _preferred(log, tried.quantizer)
+    if best.rounding != NEAREST:
+        log.append(step(dataclasses.replace(best, rounding=NEAREST)))
     return _preferred(log, tried.quantizer), log
 
 

@@ -80,10 +80,10 @@ def test_every_card_has_its_proof(store: Store, variant: Variant) -> None:
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_the_search_is_in_the_card(store: Store, format: str) -> None:
     card = card_of(store, Variant("tiny", format, "int8"))
-    assert len(card.search) == 12
+    assert len(card.search) == 16
     best = min(card.search, key=lambda step: step["damage"])
     assert card.settings["calibration_method"] == best["calibration"]
-    assert all(card.settings[name] == best[name] for name in ("per_channel", "dense_by_tensor"))
+    assert all(card.settings[name] == best[name] for name in ("per_channel", "dense_by_tensor", "rounding"))
     assert len(list((store.model_dir("tiny") / "searches").iterdir())) == 1  # both formats share it
 
 

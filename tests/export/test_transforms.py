@@ -356,7 +356,7 @@ def test_the_search_takes_ranges_and_scales_as_they_were_trained(aware: Path, qu
     found = search.chosen(request, quantizer)
     assert found.choice == Choice(dense_by_tensor=True) and found.learned and not found.log
     told = {"calibration": "learned in training", "calibration_method": "learned in training"}
-    assert found.settings == {**told, "per_channel": True, "dense_by_tensor": True}
+    assert found.settings == {**told, "per_channel": True, "dense_by_tensor": True, "rounding": "nearest"}
 
 
 def test_the_ranges_are_learned_on_images_and_told(aware: Path) -> None:

@@ -1,0 +1,258 @@
+"""Rounds the weights of a layer together, so that what the layer answers changes least: GPTQ, for int8.
+
+The nearest integer is best for a weight by itself. A layer adds products up, though, and its inputs go together (two
+neighbouring pixels are nearly the same), so that what one weight loses another can make up for. Weights are rounded
+one after another, each after it was moved by what the inputs' covariance says that the rounded ones owe (Frantar et
+al. 2022, "GPTQ", in the form that Chee et al. 2023, "QuIP", give it: a factor of the covariance does it). The mean of
+the error that is left goes into the bias.
+
+Scales are not touched: the largest weight of a channel, which sets its scale, stays what it is, and so do zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.onnx import calibration
+from export.onnx import graph as onnx_graph
+from export.onnx.graph import PRODUCTS
+
+IMAGES = 256  # of those that calibrate
+ROWS = 4096  # patches of a layer's input at least, and four for each weight of a filter
+LEVELS = 127
+DAMP = 0.01  # of the mean variance is added to every input's
+MOST_BYTES = 2**28  # of moments held at a time
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A product of the graph, its constant kernel, and its bias, if it has one."""
+
+    node: Any
+    kernel: NDArray[np.float32]
+    bias: NDArray[np.float32] | None
+
+    @property
+    def rows(self) -> Floats:
+        """The kernel as float64 `[groups, filters, inputs]`."""
+        if self.node.op_type == "Conv":
+            groups = onnx_graph.attributes(self.node).get("group", 1)
+            return self.kernel.astype(np.float64).reshape(groups, len(self.kernel) // groups, -1)
+        return (self.kernel if self._turned else self.kernel.T).astype(np.float64)[None]
+
+    def kernel_of(self, rows: Floats) -> NDArray[np.float32]:
+        """The kernel that has these rows."""
+        if self.node.op_type == "Conv" or self._turned:
+            return rows.reshape(self.kernel.shape).astype(np.float32)
+        return np.ascontiguousarray(rows[0].T.astype(np.float32))
+
+    @property
+    def _turned(self) -> bool:
+        return bool(onnx_graph.attributes(self.node).get("transB", 0))
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A layer's kernel and bias, still float32: every weight is a whole number of steps of its scale."""
+
+    kernel: NDArray[np.float32]
+    bias: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of a layer's inputs, by group: means `[groups, inputs]` and covariances `[groups, inputs, inputs]`.
+
+    Without a bias that could take the error of the mean, means are 0 and covariances are around 0.
+    """
+
+    mean: Floats
+    covariance: Floats
+
+
+def rounded(
+    model: Any, name: str, images: NDArray[np.uint8], pixels: calibration.Batches
+) -> dict[str, tuple[Rounded, Rounded]]:
+    """By node name, every layer with a constant kernel: rounded to scales by channel, and to one of the whole kernel.
+
+    Args:
+        model: The float network, ONNX, BatchNorm folded.
+        name: Of its input.
+        images: Calibration images uint8 `[N, H, W, 3]`, of which `IMAGES` are used.
+        pixels: Makes the input of images.
+    """
+    few = images[:: max(1, len(images) // IMAGES)]
+    session, _ = onnx_graph.exposed(model)
+    found = {}
+    for some in _in_parts(_layers(model.graph)):
+        kept = _sampled(session, some, name, few, pixels)
+        for layer in some:
+            moments = _moments(kept.pop(layer.node.name), layer.bias is not None)
+            found[layer.node.name] = (_round(layer, moments, False), _round(layer, moments, True))
+    return found
+
+
+def put(graph: Any, node: Any, rounded: Rounded) -> None:
+    """Gives a node of the graph its rounded kernel and bias."""
+    from onnx import numpy_helper
+
+    for place, values in ((1, rounded.kernel), (2, rounded.bias)):
+        if values is not None:
+            tensor = onnx_graph.initializer(graph, node.input[place])
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def _layers(graph: Any) -> list[Layer]:
+    """Those with a kernel of their own that the graph holds as a constant."""
+    from onnx import numpy_helper
+
+    used = [name for node in graph.node for name in node.input]
+    tensors = {tensor.name: tensor for tensor in graph.initializer if used.count(tensor.name) == 1}
+    found = []
+    for node in graph.node:
+        if node.op_type not in PRODUCTS or node.input[1] not in tensors:
+            continue
+        bias = tensors.get(node.input[2]) if len(node.input) > 2 else None
+        held = None if bias is None else numpy_helper.to_array(bias)
+        found.append(Layer(node, numpy_helper.to_array(tensors[node.input[1]]), held))
+    return found
+
+
+def _in_parts(layers: list[Layer]) -> Iterator[list[Layer]]:
+    """Layers in order, as many at a time as memory is given for; a pass over the images costs less than the memory."""
+    part: list[Layer] = []
+    held = 0
+    for layer in layers:
+        groups, _, inputs = layer.rows.shape
+        size = 4 * groups * inputs * _most(inputs)
+        if part and held + size > MOST_BYTES:
+            yield part
+            part, held = [], 0
+        part.append(layer)
+        held += size
+    if part:
+        yield part
+
+
+def _most(inputs: int) -> int:
+    """Patches that a layer with so many weights a filter is judged by."""
+    return max(ROWS, 4 * inputs)
+
+
+def _sampled(
+    session: Any, layers: list[Layer], name: str, images: NDArray[np.uint8], pixels: calibration.Batches
+) -> dict[str, NDArray[np.float32]]:
+    """By node what its filters are laid on, float32 `[groups, patches, inputs]`."""
+    names = sorted({layer.node.input[0] for layer in layers} - {name})
+    rng, step = np.random.default_rng(0), 16
+    parts: dict[str, list[NDArray[np.float32]]] = {layer.node.name: [] for layer in layers}
+    for start in range(0, len(images), step):
+        feed = pixels(images[start : start + step])
+        made = {name: feed, **dict(zip(names, session.run(names, {name: feed}) if names else (), strict=True))}
+        for layer in layers:
+            share = -(-_most(layer.rows.shape[2]) * len(feed) // len(images))
+            parts[layer.node.name].append(_patches(layer, made[layer.node.input[0]], share, rng))
+    return {node: np.concatenate(some, axis=1) for node, some in parts.items()}
+
+
+def _patches(layer: Layer, values: NDArray[np.float32], most: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """At most that many rows of inputs `[groups, rows, inputs]`, drawn without order from one batch of the tensor."""
+    groups = len(layer.rows)
+    if layer.node.op_type != "Conv":
+        flat = values.reshape(-1, values.shape[-1])
+        return flat[rng.permutation(len(flat))[:most]][None]
+    windows = _windows(layer, values)  # [N, C, rows, columns, height, width]
+    count, _, high, wide = windows.shape[:4]
+    chosen = np.unravel_index(rng.permutation(count * high * wide)[:most], (count, high, wide))
+    rows = windows[chosen[0], :, chosen[1], chosen[2]]  # [rows, C, height, width]
+    return rows.reshape(len(rows), groups, -1).transpose(1, 0, 2)
+
+
+def _windows(layer: Layer, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """All windows that a convolution's kernel is laid on, as a view of the padded input."""
+    given = onnx_graph.attributes(layer.node)
+    kernel = layer.kernel.shape[2:]
+    strides, dilations = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
+    reach = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
+    pads = given.get("pads", [0, 0, 0, 0])
+    same = given.get("auto_pad", b"NOTSET").decode()
+    if same.startswith("SAME"):
+        whole = [
+            max(0, (-(-size // step) - 1) * step + span - size)
+            for size, step, span in zip(values.shape[2:], strides, reach, strict=True)
+        ]
+        less, more = [size // 2 for size in whole], [size - size // 2 for size in whole]
+        pads = [*less, *more] if same == "SAME_UPPER" else [*more, *less]
+    padded = np.pad(values, [(0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, (2, 3))
+    return windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
+
+
+def _moments(inputs: NDArray[np.float32], centred: bool) -> Moments:
+    groups, rows, size = inputs.shape
+    mean = inputs.mean(axis=1, dtype=np.float64) if centred else np.zeros((groups, size))
+    moved = inputs - mean[:, None].astype(np.float32)
+    return Moments(mean, (moved.transpose(0, 2, 1) @ moved).astype(np.float64) / max(1, rows))
+
+
+def _round(layer: Layer, moments: Moments, whole: bool) -> Rounded:
+    """The layer with its weights rounded; `whole`: to one scale."""
+    rows = layer.rows
+    largest = np.abs(rows).max(axis=2)
+    made = together(rows, np.full_like(largest, largest.max()) if whole else largest, moments.covariance)
+    bias = layer.bias
+    if bias is not None:
+        owed = np.einsum("gfi,gi->gf", rows - made, moments.mean)
+        bias = (bias + owed.reshape(bias.shape)).astype(np.float32)
+    return Rounded(layer.kernel_of(made), bias)
+
+
+def together(rows: Floats, largest: Floats, covariance: Floats) -> Floats:
+    """Weights as whole multiples of `largest / 127` that change the products with the inputs least.
+
+    Zeros, and the weights that are as large as `largest`, stay what they are. No filter ends with a larger error than
+    rounding each of its weights to the nearest would leave.
+
+    Args:
+        rows: Weights `[groups, filters, inputs]`.
+        largest: Of what weight each filter can hold `[groups, filters]`.
+        covariance: Of the inputs `[groups, inputs, inputs]`.
+    """
+    steps = np.where(largest > 0, largest, 1.0) / LEVELS
+    nearest = np.round(rows / steps[..., None]) * steps[..., None]
+    order = np.argsort(-np.diagonal(covariance, axis1=1, axis2=2), axis=1, kind="stable")
+    factor = _factor(np.take_along_axis(np.take_along_axis(covariance, order[:, :, None], 1), order[:, None], 2))
+    weights = np.take_along_axis(rows, order[:, None], 2)
+    result, owed = np.empty_like(rows), np.zeros_like(rows.transpose(0, 2, 1))
+    for place in range(rows.shape[2]):
+        weight = weights[:, :, place]
+        debt = (factor[:, None, :place, place] @ owed[:, :place])[:, 0]
+        keep = (weight == 0) | (np.abs(weight) >= largest)
+        made = np.clip(np.round(np.where(keep, weight, weight + debt) / steps), -LEVELS, LEVELS) * steps
+        owed[:, place] = weight - made
+        np.put_along_axis(result, np.broadcast_to(order[:, None, place, None], (*steps.shape, 1)), made[..., None], 2)
+    better = _error(rows - result, covariance) < _error(rows - nearest, covariance)
+    return np.where(better[..., None], result, nearest)
+
+
+def _factor(covariance: Floats) -> Floats:
+    """The unit upper triangular factor U of `U D U.T`, of the covariances with some noise on their inputs."""
+    size = covariance.shape[1]
+    noise = DAMP * np.maximum(np.einsum("gii->g", covariance) / size, 1e-12)
+    noisy = covariance + noise[:, None, None] * np.eye(size)
+    upper = np.linalg.cholesky(noisy[:, ::-1, ::-1])[:, ::-1, ::-1]
+    factor: Floats = upper / np.diagonal(upper, axis1=1, axis2=2)[:, None]
+    return factor
+
+
+def _error(difference: Floats, covariance: Floats) -> Floats:
+    """The mean square by which each filter's product changes `[groups, filters]`."""
+    error: Floats = np.einsum("gfi,gfi->gf", difference @ covariance, difference)
+    return error

@@ -1,0 +1,136 @@
+"""GPTQ: what a layer answers changes less than by rounding each weight, and what sets scales is not moved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from export.onnx import calibration, floats, int8, rounding, search
+from export.onnx import graph as onnx_graph
+from export.onnx.calibration import Choice
+from export.onnx.graph import PIXELS
+from tests.export.test_onnx import IMAGES, small_core
+
+RNG = np.random.default_rng(5)
+
+
+def correlated(groups: int, inputs: int, count: int = 2000) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Inputs that go together as neighbouring pixels do, and their covariances."""
+    mixed = RNG.normal(0, 1, (groups, count, inputs)) + 3 * RNG.normal(0, 1, (groups, count, 1))
+    return mixed, mixed.transpose(0, 2, 1) @ mixed / count
+
+
+def test_together_errs_less_than_one_by_one_in_every_filter_and_moves_neither_zeros_nor_scales() -> None:
+    inputs, covariance = correlated(2, 27)
+    rows = RNG.normal(0, 0.2, (2, 40, 27))
+    rows[:, :, 5] = 0
+    largest = np.abs(rows).max(axis=2)
+    steps = largest[..., None] / 127
+    made, nearest = rounding.together(rows, largest, covariance), np.round(rows / steps) * steps
+
+    def error(of: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.mean(np.square(inputs @ (of - rows).transpose(0, 2, 1)), axis=1)
+
+    assert np.all(error(made) <= error(nearest) * (1 + 1e-9)) and error(made).mean() < 0.2 * error(nearest).mean()
+    assert not made[:, :, 5].any() and np.allclose(np.abs(made).max(axis=2), largest, rtol=1e-12)
+    assert np.allclose(made / steps, np.round(made / steps), atol=1e-9)
+    assert np.array_equal(np.round(made / steps).max(axis=2) == 127, rows.max(axis=2) == largest)
+
+
+def test_inputs_that_have_nothing_to_do_with_each_other_leave_the_nearest() -> None:
+    rows = RNG.normal(0, 1, (1, 6, 9))
+    largest = np.abs(rows).max(axis=2)
+    steps = largest[..., None] / 127
+    made = rounding.together(rows, largest, np.eye(9)[None])
+    assert np.allclose(made, np.round(rows / steps) * steps)
+    assert not rounding.together(np.zeros((1, 2, 9)), np.zeros((1, 2)), np.zeros((1, 9, 9))).any()
+
+
+GEOMETRIES: list[dict[str, Any]] = [
+    {"kernel_shape": [3, 3]},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0, 0, 1, 1]},
+    {"kernel_shape": [3, 5], "strides": [1, 2], "pads": [1, 2, 1, 2]},
+    {"kernel_shape": [3, 3], "dilations": [2, 2], "pads": [2, 2, 2, 2]},
+    {"kernel_shape": [3, 3], "group": 4, "pads": [1, 1, 1, 1]},
+    {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER", "strides": [2, 2]},
+    {"kernel_shape": [2, 2], "auto_pad": "SAME_LOWER"},
+    {"kernel_shape": [3, 3], "auto_pad": "VALID"},
+    {"kernel_shape": [1, 1], "strides": [2, 2]},
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_patches_are_what_the_runtime_lays_the_kernel_on(geometry: dict[str, Any]) -> None:
+    groups = geometry.get("group", 1)
+    kernel = RNG.normal(0, 1, (8, 4 // groups, *geometry["kernel_shape"])).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "conv", **geometry)
+    shapes = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 4) for name in "xy"]
+    graph = helper.make_graph([node], "one", shapes[:1], shapes[1:], [numpy_helper.from_array(kernel, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    values = RNG.normal(0, 1, (2, 4, 9, 10)).astype(np.float32)
+    (expected,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": values})
+    (layer,) = rounding._layers(graph)
+    patches = rounding._patches(layer, values, 10**6, RNG)
+    assert patches.shape == (groups, expected[:, 0].size, layer.rows.shape[2])
+    answers = np.concatenate(patches @ layer.rows.transpose(0, 2, 1).astype(np.float32), axis=1)  # [patches, filters]
+    wanted = expected.transpose(0, 2, 3, 1).reshape(-1, 8)
+    assert np.allclose(np.sort(answers, axis=0), np.sort(wanted, axis=0), atol=1e-4)
+    assert np.allclose(layer.kernel_of(layer.rows), kernel)
+
+
+def test_the_layers_of_a_network_answer_alike_on_average_and_scales_stay() -> None:
+    quantizer = int8.Quantizer(small_core(5, 1, (2, 2, 2, 2)), IMAGES)
+    found = quantizer.rounded
+    assert sorted(found) == sorted(quantizer.layers)
+    for layer in rounding._layers(quantizer.prepared.graph):
+        by_channel, whole = found[layer.node.name]
+        axis = tuple(range(1, layer.kernel.ndim)) if layer.node.op_type == "Conv" else 0
+        assert np.allclose(np.abs(by_channel.kernel).max(axis=axis), np.abs(layer.kernel).max(axis=axis))
+        steps = whole.kernel / np.abs(layer.kernel).max() * 127
+        assert np.allclose(steps, np.round(steps), atol=1e-3) and np.abs(steps).max() == pytest.approx(127)
+    session, _ = onnx_graph.exposed(quantizer.prepared)
+    feed = {PIXELS: quantizer.pixels(IMAGES)}
+    (plain,) = session.run(["c"], feed)
+    (rounded,) = onnx_graph.exposed(quantizer._weighted(Choice(rounding="gptq")))[0].run(["c"], feed)
+    assert np.abs((rounded - plain).mean(axis=(0, 2, 3))).max() < 0.1 * np.abs(rounded - plain).mean()
+
+
+def test_the_file_holds_the_rounded_weights_and_strays_less() -> None:
+    core = small_core(5, 1, (2, 2, 2, 2))
+    quantizer = int8.Quantizer(core, IMAGES)
+    reference = search.run(floats.finish(core), IMAGES, 1)
+
+    def damage(choice: Choice) -> float:
+        return calibration.judge(search.run(quantizer.model(choice), IMAGES, 1), reference, None).damage
+
+    together = Choice(rounding="gptq")
+    assert damage(together) < damage(Choice())
+    graph = quantizer.model(together, widen=False).graph
+    tensors = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    held = tensors["w_quantized"] * tensors["w_scale"][:, None, None, None]
+    (name,) = (node.name for node in quantizer.prepared.graph.node if node.op_type == "Conv")
+    assert np.allclose(held, quantizer.rounded[name][0].kernel, atol=1e-6)
+
+
+def test_a_layer_that_stays_float_keeps_its_weights() -> None:
+    quantizer = int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
+    first, _ = quantizer.layers
+    weighted = quantizer._weighted(Choice(floats=(first,), rounding="gptq"))
+    kernels = [layer.kernel for layer in rounding._layers(weighted.graph)]
+    plain = [layer.kernel for layer in rounding._layers(quantizer.prepared.graph)]
+    assert np.array_equal(kernels[0], plain[0]) and not np.array_equal(kernels[1], plain[1])
+
+
+def test_layers_go_through_in_parts_of_limited_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = small_core(3, 1, (1, 1, 1, 1))
+    whole = int8.Quantizer(core, IMAGES).rounded
+    monkeypatch.setattr(rounding, "MOST_BYTES", 1)
+    layers = rounding._layers(int8.Quantizer(core, IMAGES).prepared.graph)
+    assert [len(part) for part in rounding._in_parts(layers)] == [1, 1]
+    assert sorted(int8.Quantizer(core, IMAGES).rounded) == sorted(whole)
