@@ -60,7 +60,7 @@ def float_logits(content: bytes) -> bytes:
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
-    model = _read(content)
+    model = read(content)
     graph = model.subgraphs[0]
     kinds = _kinds(model)
     if [kinds[op.opcodeIndex] for op in graph.operators[-2:]] != ["SOFTMAX", "DEQUANTIZE"]:
@@ -71,14 +71,14 @@ def float_logits(content: bytes) -> bytes:
     dequantize.inputs, softmax.inputs = softmax.inputs, dequantize.inputs
     dequantize.outputs, softmax.outputs = softmax.outputs, dequantize.outputs
     graph.operators[-2:] = [dequantize, softmax]
-    return _written(model)
+    return written(model)
 
 
 def both_ways(content: bytes, classes: int) -> bytes:
     """Puts the mirrored images behind the images, as one batch, and takes the mean of the two halves of the answers."""
     from tensorflow.lite.python import schema_py_generated as schema
 
-    model = _read(content)
+    model = read(content)
     graph = model.subgraphs[0]
     image, answer = graph.inputs[0], graph.outputs[0]
     sizes = graph.tensors[image].shape
@@ -101,7 +101,7 @@ def both_ways(content: bytes, classes: int) -> bytes:
         _operator(model, "RESHAPE", [each, halves], apart, "ReshapeOptions", schema.ReshapeOptionsT()),
         _operator(model, "MEAN", [apart, first], answer, "ReducerOptions", mean),
     ]
-    return _written(model)
+    return written(model)
 
 
 def _constant(model: Any, values: list[int]) -> int:
@@ -147,7 +147,8 @@ def _operator(model: Any, kind: str, inputs: list[int], output: int, options_kin
     return op
 
 
-def _written(model: Any) -> bytes:
+def written(model: Any) -> bytes:
+    """A file of the model."""
     import flatbuffers
 
     builder = flatbuffers.Builder(1 << 16)
@@ -157,7 +158,7 @@ def _written(model: Any) -> bytes:
 
 def inside(path: Path) -> Inside:
     """Kernels and matrices in the file's buffers, and its multiply-accumulates by the shapes it states."""
-    model = _read(path.read_bytes())
+    model = read(path.read_bytes())
     graph, kinds = model.subgraphs[0], _kinds(model)
     made = {op.outputs[0]: op for op in graph.operators}
     held, macs = {}, 0
@@ -176,9 +177,52 @@ def inside(path: Path) -> Inside:
     return Inside(list(_arrays(model, held.values())), macs * views)
 
 
+class Product:
+    """A quantized convolution or dense layer of a model that was read: its int8 kernel, int32 bias and their scales.
+
+    `axis` is the kernel's axis of output channels; there is one scale of each, or one of all.
+    """
+
+    def __init__(self, model: Any, op: Any, axis: int) -> None:
+        tensors, self.axis = model.subgraphs[0].tensors, axis
+        self._buffers = [model.buffers[tensors[place].buffer] for place in op.inputs[1:] if place >= 0]
+        held = tensors[op.inputs[1]]
+        self.kernel = np.frombuffer(bytes(self._buffers[0].data), np.int8).reshape(held.shape)
+        self.scales = np.asarray(held.quantization.scale, np.float64)
+        self.bias: NDArray[np.int32] | None = None
+        if len(self._buffers) > 1 and op.inputs[2] >= 0:
+            self.bias = np.frombuffer(bytes(self._buffers[1].data), np.int32)
+            self.bias_scales = np.asarray(tensors[op.inputs[2]].quantization.scale, np.float64)
+
+    def set_kernel(self, kernel: NDArray[np.int8]) -> None:
+        """Puts other integers in the kernel's place."""
+        self._buffers[0].data = np.frombuffer(np.ascontiguousarray(kernel, np.int8).tobytes(), np.uint8)
+
+    def set_bias(self, bias: NDArray[np.int32]) -> None:
+        """Puts another bias in its place."""
+        self._buffers[1].data = np.frombuffer(np.ascontiguousarray(bias, np.int32).tobytes(), np.uint8)
+
+
+def products(model: Any) -> list[Product]:
+    """The layers with an int8 kernel that is theirs alone."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    graph, kinds = model.subgraphs[0], _kinds(model)
+    buffers = [tensor.buffer for tensor in graph.tensors]
+    found = []
+    for op in graph.operators:
+        kind = kinds[op.opcodeIndex]
+        tensor = graph.tensors[op.inputs[1]] if kind in _PRODUCTS else None
+        if tensor is None or tensor.type != schema.TensorType.INT8 or model.buffers[tensor.buffer].data is None:
+            continue
+        if buffers.count(tensor.buffer) == 1:
+            found.append(Product(model, op, 3 if kind == "DEPTHWISE_CONV_2D" else 0))
+    return found
+
+
 def operators(content: bytes) -> list[tuple[str, str]]:
     """Each operator of a file and the element type it puts out, in order."""
-    model = _read(content)
+    model = read(content)
     graph, kinds = model.subgraphs[0], _kinds(model)
     types = _names("TensorType")
     return [(kinds[op.opcodeIndex], types[graph.tensors[op.outputs[0]].type]) for op in graph.operators]
@@ -192,7 +236,8 @@ def _arrays(model: Any, tensors: Any) -> Iterator[NDArray[Any]]:
             yield np.frombuffer(bytes(data), np.dtype(types[tensor.type].lower())).reshape(tensor.shape)
 
 
-def _read(content: bytes) -> Any:
+def read(content: bytes) -> Any:
+    """The model in a file, as objects of the schema."""
     from tensorflow.lite.python import schema_py_generated as schema
 
     return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))

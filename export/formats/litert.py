@@ -46,20 +46,55 @@ def convert(request: Conversion) -> Converted:
         ValueError: An int8 graph that would compute in float.
         Exception: What TensorFlow's converter raises, of several types.
     """
-    from export import litert_graph
     from export.frozen import frozen_of
 
-    whole = request.precision != "int8"
-    frozen = frozen_of(request.keras_path, request.scratch, one_view=not whole)
-    path = request.folder / f"model{SUFFIX}"
-    if not whole:
-        content = litert_graph.float_logits(_integer(frozen, request.calibration))
-        _check_integer(litert_graph.operators(content))
-        path.write_bytes(litert_graph.both_ways(content, frozen.classes) if frozen.mirrored else content)
+    path, settings = request.folder / f"model{SUFFIX}", dict(SETTINGS[request.precision])
+    search: list[dict[str, Any]] = []
+    if request.precision == "int8":
+        settings["rounding"], search = _quantized(request, path)
     else:
-        path.write_bytes(_float(frozen, request.precision))
+        path.write_bytes(_float(frozen_of(request.keras_path, request.scratch), request.precision))
     operators, delegated = _operators(path)
-    return Converted(path.name, {**SETTINGS[request.precision], "delegate_partitions": delegated}, operators)
+    return Converted(path.name, settings | {"delegate_partitions": delegated}, operators, search)
+
+
+def _quantized(request: Conversion, path: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Writes an int8 file; how its weights are rounded, and what was tried on the images held out of training.
+
+    The converter rounds to the nearest. GPTQ's weights go in where they do less damage; not into what was trained to
+    be quantized, nor into clusters.
+    """
+    from export import litert_graph, litert_weights, parity
+    from export.frozen import frozen_of
+    from export.onnx import graph, rounding, search
+    from export.onnx.calibration import GPTQ, NEAREST, judge
+    from export.onnx.int8 import Quantizer
+
+    frozen = frozen_of(request.keras_path, request.scratch, one_view=True)
+    plain = litert_graph.float_logits(_integer(frozen, request.calibration))
+    _check_integer(litert_graph.operators(plain))
+    made = {NEAREST: plain}
+    quantizer = Quantizer(
+        graph.core_of(request.keras_path, request.scratch), request.calibration, request.keras_path, request.scratch
+    )
+    if not quantizer.clustered and not (request.keras_path.parent / "ranges.json").is_file():
+        together, count = litert_weights.rounded(plain, rounding.layers(quantizer.prepared.graph), quantizer.rounded)
+        made |= {GPTQ: together} if count else {}
+    if frozen.mirrored:
+        made = {name: litert_graph.both_ways(content, frozen.classes) for name, content in made.items()}
+    best, log = NEAREST, list[dict[str, Any]]()
+    if len(made) > 1:
+        tried = search.bench(request, quantizer, {})
+        labels = None if tried.labels is None else tried.labels[: search.MOST]
+        for name, content in made.items():
+            path.write_bytes(content)
+            predict = load(path, request.threads)
+            answers = parity.in_batches(predict, tried.images[: search.MOST], search.BATCH, frozen.classes)
+            told = judge(answers, tried.reference[: search.MOST], labels)
+            log.append({"calibration": "minmax", "per_channel": True, "rounding": name, **told.words()})
+        best = min(log, key=lambda step: step["damage"])["rounding"]
+    path.write_bytes(made[best])
+    return best, log
 
 
 def _float(frozen: Frozen, precision: str) -> bytes:

@@ -88,7 +88,7 @@ def _quantized(request: Conversion, core: Core) -> tuple[Any, dict[str, Any], li
     from export.onnx import search as onnx_search
     from export.onnx.int8 import Quantizer
 
-    quantizer = Quantizer(core, request.calibration, request.keras_path)
+    quantizer = Quantizer(core, request.calibration, request.keras_path, request.scratch)
     found = onnx_search.chosen(request, quantizer, give=request.precision == "mixed")
     model, plain = (quantizer.model(found.choice, found.learned, widen=widen) for widen in (True, False))
     added = onnx_inside.added(model, plain)

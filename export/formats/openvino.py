@@ -86,7 +86,7 @@ def _quantized(request: Conversion, core: Any) -> tuple[Any, dict[str, Any], lis
     from export.onnx import search as onnx_search
     from export.onnx.int8 import Quantizer
 
-    quantizer = Quantizer(core, request.calibration, request.keras_path)
+    quantizer = Quantizer(core, request.calibration, request.keras_path, request.scratch)
     found = onnx_search.chosen(request, quantizer)
     return quantizer.model(found.choice, found.learned, quantized_input=True), found.settings, found.log
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import catalog
 from export import compression, graph_inside
 from export.onnx import calibration, clusters, rounding, stem
 from export.onnx import floats as onnx_float
@@ -47,11 +48,13 @@ class Quantizer:
     """Makes int8 models of one core by any choice of calibration; the ranges are measured once.
 
     `keras_path` is the model that the core was made of; without it, clusters are seen only where no BatchNorm was
-    folded into them.
+    folded into them. In `scratch` the conversions of one export share what takes long.
     """
 
-    def __init__(self, core: Core, images: NDArray[np.uint8], keras_path: Path | None = None) -> None:
-        self.core, self.images, self.keras_path = core, images, keras_path
+    def __init__(
+        self, core: Core, images: NDArray[np.uint8], keras_path: Path | None = None, scratch: Path | None = None
+    ) -> None:
+        self.core, self.images, self.keras_path, self.scratch = core, images, keras_path, scratch
         self.prepared = _prepared(core)
 
     @functools.cached_property
@@ -91,9 +94,13 @@ class Quantizer:
         return found
 
     @functools.cached_property
-    def rounded(self) -> dict[str, tuple[rounding.Rounded, rounding.Rounded]]:
-        """By node name, the layers rounded by GPTQ to scales by channel, and to one scale."""
-        return rounding.rounded(self.prepared, PIXELS, self.images, self.pixels)
+    def rounded(self) -> rounding.Roundings:
+        """The layers, rounded by GPTQ."""
+        path = None
+        if self.scratch and self.keras_path:
+            digest = calibration.digest_of(self.images)
+            path = self.scratch / f"rounded-{catalog.sha256_of(self.keras_path)[:16]}-{digest[:16]}.npz"
+        return rounding.kept(path, lambda: rounding.rounded(self.prepared, PIXELS, self.images, self.pixels))
 
     @property
     def choices(self) -> tuple[Choice, ...]:

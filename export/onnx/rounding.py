@@ -11,13 +11,16 @@ Scales are not touched: the largest weight of a channel, which sets its scale, s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from catalog import write_atomic
 from export.onnx import calibration
 from export.onnx import graph as onnx_graph
 from export.onnx.graph import PRODUCTS
@@ -42,10 +45,13 @@ class Layer:
     @property
     def rows(self) -> Floats:
         """The kernel as float64 `[groups, filters, inputs]`."""
-        if self.node.op_type == "Conv":
-            groups = onnx_graph.attributes(self.node).get("group", 1)
-            return self.kernel.astype(np.float64).reshape(groups, len(self.kernel) // groups, -1)
-        return (self.kernel if self._turned else self.kernel.T).astype(np.float64)[None]
+        groups = onnx_graph.attributes(self.node).get("group", 1) if self.node.op_type == "Conv" else 1
+        rows = self.filters(self.kernel).astype(np.float64)
+        return rows.reshape(groups, len(rows) // groups, -1)
+
+    def filters(self, kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A kernel of this layer's shape with the output channels first, whichever way the node has it."""
+        return kernel if self.node.op_type == "Conv" or self._turned else kernel.T
 
     def kernel_of(self, rows: Floats) -> NDArray[np.float32]:
         """The kernel that has these rows."""
@@ -66,6 +72,9 @@ class Rounded:
     bias: NDArray[np.float32] | None
 
 
+Roundings = dict[str, tuple[Rounded, Rounded]]  # by node name, to scales by channel and to one of the whole kernel
+
+
 @dataclass(frozen=True)
 class Moments:
     """Of a layer's inputs, by group: means `[groups, inputs]` and covariances `[groups, inputs, inputs]`.
@@ -77,9 +86,7 @@ class Moments:
     covariance: Floats
 
 
-def rounded(
-    model: Any, name: str, images: NDArray[np.uint8], pixels: calibration.Batches
-) -> dict[str, tuple[Rounded, Rounded]]:
+def rounded(model: Any, name: str, images: NDArray[np.uint8], pixels: calibration.Batches) -> Roundings:
     """By node name, every layer with a constant kernel: rounded to scales by channel, and to one of the whole kernel.
 
     Args:
@@ -91,12 +98,35 @@ def rounded(
     few = images[:: max(1, len(images) // IMAGES)]
     session, _ = onnx_graph.exposed(model)
     found = {}
-    for some in _in_parts(_layers(model.graph)):
+    for some in _in_parts(layers(model.graph)):
         kept = _sampled(session, some, name, few, pixels)
         for layer in some:
             moments = _moments(kept.pop(layer.node.name), layer.bias is not None)
             found[layer.node.name] = (_round(layer, moments, False), _round(layer, moments, True))
     return found
+
+
+def kept(path: Path | None, make: Callable[[], Roundings]) -> Roundings:
+    """What `make` returns, from `path` where an earlier conversion of the same export left it."""
+    if path is not None and path.is_file():
+        with np.load(path) as held:
+            return {name: (_read(held, name, "channel"), _read(held, name, "whole")) for name in held["names"].tolist()}
+    made = make()
+    if path is not None:
+        arrays = {"names": np.array(list(made))}
+        for name, pair in made.items():
+            for mode, one in zip(("channel", "whole"), pair, strict=True):
+                arrays[f"{name} {mode}"] = one.kernel
+                arrays |= {} if one.bias is None else {f"{name} {mode} bias": one.bias}
+        with io.BytesIO() as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            write_atomic(path, file.getvalue())
+    return made
+
+
+def _read(held: Any, name: str, mode: str) -> Rounded:
+    bias = f"{name} {mode} bias"
+    return Rounded(held[f"{name} {mode}"], held.get(bias))
 
 
 def put(graph: Any, node: Any, rounded: Rounded) -> None:
@@ -109,7 +139,7 @@ def put(graph: Any, node: Any, rounded: Rounded) -> None:
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
-def _layers(graph: Any) -> list[Layer]:
+def layers(graph: Any) -> list[Layer]:
     """Those with a kernel of their own that the graph holds as a constant."""
     from onnx import numpy_helper
 
@@ -125,11 +155,11 @@ def _layers(graph: Any) -> list[Layer]:
     return found
 
 
-def _in_parts(layers: list[Layer]) -> Iterator[list[Layer]]:
+def _in_parts(whole: list[Layer]) -> Iterator[list[Layer]]:
     """Layers in order, as many at a time as memory is given for; a pass over the images costs less than the memory."""
     part: list[Layer] = []
     held = 0
-    for layer in layers:
+    for layer in whole:
         groups, _, inputs = layer.rows.shape
         size = 4 * groups * inputs * _most(inputs)
         if part and held + size > MOST_BYTES:
@@ -147,19 +177,19 @@ def _most(inputs: int) -> int:
 
 
 def _sampled(
-    session: Any, layers: list[Layer], name: str, images: NDArray[np.uint8], pixels: calibration.Batches
+    session: Any, some: list[Layer], name: str, images: NDArray[np.uint8], pixels: calibration.Batches
 ) -> dict[str, NDArray[np.float32]]:
     """By node what its filters are laid on, float32 `[groups, patches, inputs]`."""
-    names = sorted({layer.node.input[0] for layer in layers} - {name})
+    names = sorted({layer.node.input[0] for layer in some} - {name})
     rng, step = np.random.default_rng(0), 16
-    parts: dict[str, list[NDArray[np.float32]]] = {layer.node.name: [] for layer in layers}
+    parts: dict[str, list[NDArray[np.float32]]] = {layer.node.name: [] for layer in some}
     for start in range(0, len(images), step):
         feed = pixels(images[start : start + step])
         made = {name: feed, **dict(zip(names, session.run(names, {name: feed}) if names else (), strict=True))}
-        for layer in layers:
+        for layer in some:
             share = -(-_most(layer.rows.shape[2]) * len(feed) // len(images))
             parts[layer.node.name].append(_patches(layer, made[layer.node.input[0]], share, rng))
-    return {node: np.concatenate(some, axis=1) for node, some in parts.items()}
+    return {node: np.concatenate(batches, axis=1) for node, batches in parts.items()}
 
 
 def _patches(layer: Layer, values: NDArray[np.float32], most: int, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,16 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from catalog import Store
+from export import litert_graph, litert_weights
+from export.formats import litert
+from export.frozen import frozen_of
 from export.onnx import calibration, floats, int8, rounding, search
 from export.onnx import graph as onnx_graph
 from export.onnx.calibration import Choice
 from export.onnx.graph import PIXELS
 from tests.export.test_onnx import IMAGES, small_core
+from training import data
 
 RNG = np.random.default_rng(5)
 
@@ -75,7 +81,7 @@ def test_patches_are_what_the_runtime_lays_the_kernel_on(geometry: dict[str, Any
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     values = RNG.normal(0, 1, (2, 4, 9, 10)).astype(np.float32)
     (expected,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": values})
-    (layer,) = rounding._layers(graph)
+    (layer,) = rounding.layers(graph)
     patches = rounding._patches(layer, values, 10**6, RNG)
     assert patches.shape == (groups, expected[:, 0].size, layer.rows.shape[2])
     answers = np.concatenate(patches @ layer.rows.transpose(0, 2, 1).astype(np.float32), axis=1)  # [patches, filters]
@@ -88,7 +94,7 @@ def test_the_layers_of_a_network_answer_alike_on_average_and_scales_stay() -> No
     quantizer = int8.Quantizer(small_core(5, 1, (2, 2, 2, 2)), IMAGES)
     found = quantizer.rounded
     assert sorted(found) == sorted(quantizer.layers)
-    for layer in rounding._layers(quantizer.prepared.graph):
+    for layer in rounding.layers(quantizer.prepared.graph):
         by_channel, whole = found[layer.node.name]
         axis = tuple(range(1, layer.kernel.ndim)) if layer.node.op_type == "Conv" else 0
         assert np.allclose(np.abs(by_channel.kernel).max(axis=axis), np.abs(layer.kernel).max(axis=axis))
@@ -122,8 +128,8 @@ def test_a_layer_that_stays_float_keeps_its_weights() -> None:
     quantizer = int8.Quantizer(small_core(3, 1, (1, 1, 1, 1)), IMAGES)
     first, _ = quantizer.layers
     weighted = quantizer._weighted(Choice(floats=(first,), rounding="gptq"))
-    kernels = [layer.kernel for layer in rounding._layers(weighted.graph)]
-    plain = [layer.kernel for layer in rounding._layers(quantizer.prepared.graph)]
+    kernels = [layer.kernel for layer in rounding.layers(weighted.graph)]
+    plain = [layer.kernel for layer in rounding.layers(quantizer.prepared.graph)]
     assert np.array_equal(kernels[0], plain[0]) and not np.array_equal(kernels[1], plain[1])
 
 
@@ -131,6 +137,53 @@ def test_layers_go_through_in_parts_of_limited_memory(monkeypatch: pytest.Monkey
     core = small_core(3, 1, (1, 1, 1, 1))
     whole = int8.Quantizer(core, IMAGES).rounded
     monkeypatch.setattr(rounding, "MOST_BYTES", 1)
-    layers = rounding._layers(int8.Quantizer(core, IMAGES).prepared.graph)
+    layers = rounding.layers(int8.Quantizer(core, IMAGES).prepared.graph)
     assert [len(part) for part in rounding._in_parts(layers)] == [1, 1]
     assert sorted(int8.Quantizer(core, IMAGES).rounded) == sorted(whole)
+
+
+def test_conversions_of_one_export_share_what_was_rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (keras_path := tmp_path / "model.keras").write_bytes(b"stands for the model")
+    core = small_core(3, 1, (1, 1, 1, 1))
+    first = int8.Quantizer(core, IMAGES, keras_path, tmp_path).rounded
+    assert len(list(tmp_path.glob("rounded-*.npz"))) == 1
+    monkeypatch.setattr(rounding, "rounded", lambda *_: pytest.fail("it rounded again"))
+    read = int8.Quantizer(core, IMAGES, keras_path, tmp_path).rounded
+    assert list(read) == list(first)
+    for name, pair in first.items():
+        for one, other in zip(pair, read[name], strict=True):
+            assert np.array_equal(one.kernel, other.kernel)
+            assert (one.bias is None) == (other.bias is None)
+            assert one.bias is None or other.bias is None or np.array_equal(one.bias, other.bias)
+
+
+def test_litert_gets_the_same_integers(store: Store, tmp_path: Path) -> None:
+    images = data.load("digits").x_train[:256]
+    keras_path = store.model_dir("tiny") / "model.keras"
+    core = onnx_graph.core_of(keras_path, None)
+    quantizer = int8.Quantizer(core, images, keras_path)
+    layers = rounding.layers(quantizer.prepared.graph)
+    plain = litert_graph.float_logits(litert._integer(frozen_of(keras_path, None, one_view=True), images))
+    together, count = litert_weights.rounded(plain, layers, quantizer.rounded)
+    assert count == len(layers) == 5
+    before, after = (litert_graph.products(litert_graph.read(content)) for content in (plain, together))
+    for layer, old, new in zip(layers, before, after, strict=True):
+        made = quantizer.rounded[layer.node.name][len(new.scales) == 1]
+        held = litert_weights._by_channel(new, new.scales) * new.kernel
+        assert np.allclose(held, litert_weights._turned(new, layer, made.kernel), atol=new.scales.max() / 50)
+        assert not np.array_equal(old.kernel, new.kernel) and np.abs(old.kernel - new.kernel.astype(int)).max() < 20
+        assert new.bias is not None and made.bias is not None
+        assert np.allclose(new.bias * new.bias_scales, made.bias, atol=2 * new.bias_scales.max())
+    (tmp_path / "model.tflite").write_bytes(together)
+    answers, reference = litert.load(tmp_path / "model.tflite", 1)(images), search.run(floats.finish(core), images, 1)
+    assert calibration.judge(answers, reference, None).damage < 2e-4
+
+
+def test_kernels_that_are_not_of_this_network_are_left_alone(store: Store) -> None:
+    (card,) = (card for card in store.variants("tiny") if card.variant.version == "litert-int8")
+    content = (store.variant_dir(card.variant) / card.file).read_bytes()
+    assert card.settings["rounding"] == min(card.search, key=lambda step: step["damage"])["rounding"]
+    assert [step["rounding"] for step in card.search] == ["nearest", "gptq"]
+    other = int8.Quantizer(small_core(5, 1, (2, 2, 2, 2)), IMAGES)
+    same, count = litert_weights.rounded(content, rounding.layers(other.prepared.graph), other.rounded)
+    assert count == 0 and same == litert_graph.written(litert_graph.read(content))
