@@ -17,7 +17,7 @@ WITHIN = 0.1  # points of top-1 that count as equally accurate
 
 @dataclass(frozen=True)
 class Contender:
-    """One row: a file of ours or a peer's; a failed one has a reason and no figures. Times are medians over rounds."""
+    """One row: a file of ours or a peer's; a failed one has a reason and no figures. Times: of the quickest round."""
 
     model: str
     name: str

@@ -21,6 +21,7 @@ import console
 from catalog import CARD, Store, Variant, VariantCard
 from export import __main__ as command
 from export import pipeline, process, staging, transforming
+from export.timing import Measure
 from export.transforms import ITS_OWN, MODEL, chain
 from export.tuning import apply
 from export.tuning.apply import Transform
@@ -227,3 +228,18 @@ def test_checkpoints_that_are_gone_do_no_harm(store: Store, monkeypatch: pytest.
     monkeypatch.setattr(process, "ask", ask)
     source = transforming.make(store, store.card("tiny"), chain("prune80"), ITS_OWN, False, lambda *_: None)
     assert source.keras_path.is_file()
+
+
+def test_a_race_counts_the_quickest_round_of_each_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round that the machine was busy in slows one contender alone; it once made a runtime look half as fast."""
+    asked = {name: [Measure("", name, "onnx", 8, 8, batch, 1) for batch in (1, 32)] for name in ("ours", "theirs")}
+    times = iter([1.0, 20.0, 3.0, 30.0, 3.1, 33.0, 9.0, 19.0, 8.0, 21.0, 2.9, 90.0])  # ours, theirs; theirs, ours; …
+    order: list[str] = []
+
+    def ask(request: Measure, timeout: float) -> Reply:
+        return Reply(times_ms={str(request.batch): next(times)})
+
+    monkeypatch.setattr(process, "ask", ask)
+    told, failed = process.raced(asked, 1.0, order.append)
+    assert told == {"ours": [1.0, 19.0], "theirs": [2.9, 30.0]} and not failed
+    assert order == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
