@@ -11,6 +11,7 @@ Scales are not touched: the largest weight of a channel, which sets its scale, s
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -96,9 +97,9 @@ def rounded(model: Any, name: str, images: NDArray[np.uint8], pixels: calibratio
         pixels: Makes the input of images.
     """
     few = images[:: max(1, len(images) // IMAGES)]
-    session, _ = onnx_graph.exposed(model)
-    found = {}
-    for some in _in_parts(layers(model.graph)):
+    session, names = onnx_graph.exposed(model)
+    seen, found = {name, *names}, {}
+    for some in _in_parts([layer for layer in layers(model.graph) if layer.node.input[0] in seen]):
         kept = _sampled(session, some, name, few, pixels)
         for layer in some:
             moments = _moments(kept.pop(layer.node.name), layer.bias is not None)
@@ -149,9 +150,13 @@ def layers(graph: Any) -> list[Layer]:
     for node in graph.node:
         if node.op_type not in PRODUCTS or node.input[1] not in tensors:
             continue
+        layer = Layer(node, numpy_helper.to_array(tensors[node.input[1]]), None)
+        if layer.kernel.ndim != (4 if node.op_type == "Conv" else 2):
+            continue
         bias = tensors.get(node.input[2]) if len(node.input) > 2 else None
         held = None if bias is None else numpy_helper.to_array(bias)
-        found.append(Layer(node, numpy_helper.to_array(tensors[node.input[1]]), held))
+        alike = held is not None and held.size == len(layer.filters(layer.kernel))
+        found.append(dataclasses.replace(layer, bias=held) if alike else layer)
     return found
 
 

@@ -187,3 +187,16 @@ def test_kernels_that_are_not_of_this_network_are_left_alone(store: Store) -> No
     other = int8.Quantizer(small_core(5, 1, (2, 2, 2, 2)), IMAGES)
     same, count = litert_weights.rounded(content, rounding.layers(other.prepared.graph), other.rounded)
     assert count == 0 and same == litert_graph.written(litert_graph.read(content))
+
+
+def test_layers_of_another_kind_are_left_to_the_nearest() -> None:
+    """A convolution along one axis, a matrix for each image, and a bias that is one number for all filters."""
+    tensors = {"line": (4, 3, 5), "stack": (2, 3, 3), "matrix": (6, 7), "one": (1,)}
+    kernels = [numpy_helper.from_array(RNG.normal(0, 1, shape).astype(np.float32), n) for n, shape in tensors.items()]
+    nodes = [
+        helper.make_node("Conv", ["a", "line"], ["b"], "conv"),
+        helper.make_node("MatMul", ["c", "stack"], ["d"], "batched"),
+        helper.make_node("Gemm", ["e", "matrix", "one"], ["f"], "dense"),
+    ]
+    (dense,) = rounding.layers(helper.make_graph(nodes, "odd", [], [], kernels))
+    assert dense.node.name == "dense" and dense.bias is None and dense.rows.shape == (1, 7, 6)
