@@ -93,7 +93,8 @@ def _contest(
     for peer in PEERS:
         rows.append(quantized(peer, model, source, calibration, scratch / f"{model}-{peer}", python, timeout))
         done()
-    proved = [_proved(row, loaded, threads, _kept(store, row, threads)) for row in rows]
+    told = {row.name: _answered(row, loaded, threads, _kept(store, row, threads)) for row in rows}
+    proved = beside([_proved(row, told[row.name], loaded.y_test) for row in rows], told, loaded.y_test)
     timed = _timed(proved, info.height, info.width, threads)
     done()
     return timed
@@ -156,20 +157,40 @@ def _kept(store: Store, row: Contender, threads: int) -> Any:
     return None if known is None else known.top
 
 
-def _proved(row: Contender, loaded: Any, threads: int, top: Any = None) -> Contender:
-    """With accuracy on the test split, from the top classes where they are known already, and size."""
-    if row.reason:
-        return row
+def _answered(row: Contender, loaded: Any, threads: int, top: Any = None) -> Any:
+    """The top classes of the test split, int64 `[N]`, asked for unless they are known; or why there are none."""
+    if row.reason or top is not None:
+        return row.reason or top
     try:
-        if top is None:
-            predict = plugin("export.formats", row.format).load(Path(row.folder, row.file), threads)
-            top = parity.in_batches(predict, loaded.x_test, 64, len(loaded.classes)).argmax(1)
+        predict = plugin("export.formats", row.format).load(Path(row.folder, row.file), threads)
+        return parity.in_batches(predict, loaded.x_test, 64, len(loaded.classes)).argmax(1)
     except Exception as error:  # a foreign file may fail in any way
-        return dataclasses.replace(row, reason=str(error)[:300] or type(error).__name__)
-    right = int((top == loaded.y_test).sum())
+        return str(error)[:300] or type(error).__name__
+
+
+def _proved(row: Contender, top: Any, labels: Any) -> Contender:
+    """With accuracy on the test split and size, or the reason that stands in place of answers."""
+    if isinstance(top, str):
+        return dataclasses.replace(row, reason=top)
     files = [path for path in Path(row.folder).iterdir() if path.name != catalog.CARD]
     size = sum(path.stat().st_size for path in files)
-    return dataclasses.replace(row, top1=round(100 * right / len(top), 4), size_bytes=size)
+    return dataclasses.replace(row, top1=round(100 * int((top == labels).sum()) / len(top), 4), size_bytes=size)
+
+
+def beside(rows: list[Contender], told: dict[str, Any], labels: Any) -> list[Contender]:
+    """The rows, ours with how many images it alone had right, and how many each peer alone had."""
+    right = {name: top == labels for name, top in told.items() if not isinstance(top, str)}
+    peers = [row.name for row in rows if not row.ours and row.name in right]
+
+    def only(one: str, other: str) -> int:
+        return int((right[one] & ~right[other]).sum())
+
+    return [
+        dataclasses.replace(row, beside={peer: (only(row.name, peer), only(peer, row.name)) for peer in peers})
+        if row.ours and row.name in right
+        else row
+        for row in rows
+    ]
 
 
 def _timed(rows: list[Contender], height: int, width: int, threads: int) -> list[Contender]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import rich.box
 import rich.table
 
 from benchmarks.judging.compare import BUDGET_POINTS
+from benchmarks.judging.pairs import mcnemar_p
 from benchmarks.judging.speed import FASTER
 
 LIKE = {"onnx": "onnx-int8", "openvino": "openvino-int8"}  # by a peer's format, what of ours was made as it was
+CHANCE = 0.05
 WITHIN = 0.1  # points of top-1 that count as equally accurate
 
 
@@ -31,6 +33,9 @@ class Contender:
     p50_ms: float | None = None  # batch 1
     images_per_s: float | None = None  # batch 32
     validation_drop: float | None = None  # of ours: points lost on the images held out of training
+    beside: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # of ours, by peer: images right for one of the two
 
     @property
     def measured(self) -> bool:
@@ -106,13 +111,21 @@ def _judged(ours: Contender, peer: Contender, objectives: list[str]) -> str:
     """In what we lose: accuracy, and speed; where a peer is faster and less accurate, both with their figures."""
     gap = (peer.top1 or 0.0) - (ours.top1 or 0.0)
     faster = [name for name in _faster(ours, peer) if name in objectives]
-    lost = (["accuracy"] if gap > WITHIN else []) + (faster if gap >= -WITHIN else [])
+    lost = ([_accuracy(ours, peer)] if gap > WITHIN else []) + (faster if gap >= -WITHIN else [])
     if lost:
         return f"we lose in {' and '.join(lost)}"
     if faster:
         told = " and ".join(f"{name} ({FIGURES[name](peer)} against {FIGURES[name](ours)})" for name in faster)
         return f"it is better in {told} and {-gap:.2f} points less accurate ({peer.top1:.2f}% against {ours.top1:.2f}%)"
     return "we lose in nothing"
+
+
+def _accuracy(ours: Contender, peer: Contender) -> str:
+    """In words, with how likely it is that two equally good models differ as much on so many images."""
+    if peer.name not in ours.beside:
+        return "accuracy"
+    p = mcnemar_p(*ours.beside[peer.name])
+    return f"accuracy (McNemar's p = {p:.2g}{', which may be chance' if p >= CHANCE else ''})"
 
 
 def _faster(ours: Contender, peer: Contender) -> list[str]:

@@ -143,6 +143,20 @@ def test_the_best_of_ours_is_judged_against_the_best_peer(change: dict[str, Any]
     assert all("litert-int8 80.00%, 1.0000 ms, 1,000 images/s" in line for line in told)
 
 
+def test_a_loss_in_accuracy_tells_whether_it_may_be_chance() -> None:
+    labels = np.zeros(10_000, np.int64)
+    ours, peer = np.zeros_like(labels), np.zeros_like(labels)
+    ours[:40], peer[20:45] = 1, 1  # 20 right for the peer alone, 5 for ours alone
+    told = {"onnx-int8": ours, "olive": peer, "nncf-onnx": "it fell over"}
+    theirs = dataclasses.replace(THEIRS, top1=80.2)
+    mine, *_ = peers.beside([OURS, theirs, dataclasses.replace(THEIRS, name="nncf-onnx")], told, labels)
+    assert mine.beside == {"olive": (5, 20)}
+    assert exported.verdicts([mine, theirs])[0].endswith("we lose in accuracy (McNemar's p = 0.0041)")
+    even = dataclasses.replace(OURS, beside={"olive": (40, 53)})
+    assert exported.verdicts([even, theirs])[0].endswith("accuracy (McNemar's p = 0.21, which may be chance)")
+    assert exported.verdicts([OURS, theirs])[0].endswith("we lose in accuracy")  # of a file of before
+
+
 def test_no_variant_within_the_budget_is_a_loss() -> None:
     lossy = dataclasses.replace(OURS, validation_drop=2.0)
     assert exported.verdicts([lossy, THEIRS])[-1].endswith(
@@ -201,10 +215,12 @@ def test_what_ours_answered_at_its_export_is_not_asked_again(digits: Any, tmp_pa
     packages = catalog.plugin("export.formats", "onnx").PACKAGES
     answers.keep(store, store.variants("tiny")[0], packages, 1, tmp_path / "left.npz")
     (row,) = peers._ours(store, "tiny")
-    proved = peers._proved(row, digits, 1, peers._kept(store, row, 1))
+    kept = peers._answered(row, digits, 1, peers._kept(store, row, 1))
+    proved = peers._proved(row, kept, digits.y_test)
     assert not proved.reason and proved.top1 == pytest.approx(100 * (digits.y_test == 9).mean(), abs=1e-3)
     assert peers._kept(store, row, 2) is None and peers._kept(store, THEIRS, 1) is None
-    assert "not an ONNX file" in peers._proved(row, digits, 2, None).reason
+    asked = peers._answered(row, digits, 2, None)
+    assert "not an ONNX file" in asked and peers._proved(row, asked, digits.y_test).reason == asked
 
 
 def test_what_cannot_be_timed_keeps_its_row(tmp_path: Path) -> None:
