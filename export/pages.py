@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import rich.box
@@ -33,26 +34,21 @@ def status(card: VariantCard) -> str:
     return "over budget" if card.status == "below-floor" and over and fits else card.status
 
 
-def table(cards: list[VariantCard], missing: dict[Variant, str] | None = None) -> rich.table.Table:
-    """One row a variant, failed ones too; `missing` are those whose model could not be begun, and why."""
-    missing = missing or {}
-    names = [*(str(card.variant) for card in cards), *map(str, missing)]
+def table(cards: list[VariantCard], missing: Iterable[Variant] = ()) -> rich.table.Table:
+    """One row a variant, failed ones and those `missing` whose model could not be begun; figures are never cut off."""
     shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    shown.add_column("variant", no_wrap=True, min_width=max(map(len, names), default=0))
+    shown.add_column("variant", overflow="fold")
     shown.add_column("status", no_wrap=True)
     for name in ("size", "gzip", "top-1", "agreement", "max diff"):
         shown.add_column(name, justify="right", no_wrap=True)
-    why = missing or any(card.status != "ok" for card in cards)
-    if why:
-        shown.add_column("why", overflow="fold", min_width=20)
     for card in cards:
         row = [str(card.variant), f"[{_COLOURS[card.status]}]{status(card)}[/]"]
         if card.parity and card.accuracy:
             row += [bytes_in_words(card.size_bytes), bytes_in_words(card.gzip_bytes), f"{card.accuracy.top1:.2f}%"]
             row += [f"{100 * card.parity.top1_agreement:.2f}%", f"{card.parity.max_abs_diff:.1e}"]
-        shown.add_row(*row, *[""] * (7 - len(row)), *([rich.markup.escape(card.reason)] if why else []))
-    for variant, reason in missing.items():
-        shown.add_row(str(variant), "[red]failed[/]", *[""] * 5, rich.markup.escape(reason))
+        shown.add_row(*row)
+    for variant in missing:
+        shown.add_row(str(variant), "[red]failed[/]")
     return shown
 
 

@@ -175,11 +175,23 @@ def test_the_table_has_a_row_for_what_was_never_begun(store: Store) -> None:
     card = card_of(store, Variant("tiny", "onnx", "int8"))
     over = judged_by(dataclasses.replace(card, validation_drop=4.25), 0.3)
     console = Console(file=io.StringIO(), width=140)
-    console.print(pages.table([card, over], {Variant("other", "onnx", "fp32"): "its data set is gone"}))
+    console.print(pages.table([card, over], [Variant("other", "onnx", "fp32")]))
     rows = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     told = {tuple(row[:2]) for row in rows if row}
     assert {("tiny/onnx-int8", "ok"), ("tiny/onnx-int8", "over"), ("other/onnx-fp32", "failed")} <= told
-    assert "its data set is gone" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_table_has_room_for_its_figures_in_a_narrow_terminal(store: Store) -> None:
+    card = card_of(store, Variant("tiny", "onnx", "int8"))
+    assert card.accuracy and card.parity
+    long = dataclasses.replace(card.variant, model="mobilenetv2", transform="prune80-cluster16-quantize_aware")
+    console = Console(file=io.StringIO(), width=80)
+    console.print(pages.table([dataclasses.replace(card, variant=long, status="below-floor")]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text and f"{card.accuracy.top1:.2f}%" in text and f"{card.parity.max_abs_diff:.1e}" in text
+    head, *rows = [line for line in text.splitlines() if line.strip()]
+    width = head.index("status")
+    assert "".join(row[:width].strip(" ─") for row in rows) == str(long) and "below-floor" in text
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
