@@ -220,6 +220,50 @@ def products(model: Any) -> list[Product]:
     return found
 
 
+_FIXED = ("SOFTMAX", "LOG_SOFTMAX", "LOGISTIC", "TANH", "L2_NORMALIZATION")  # their scales are given
+
+
+def activations(model: Any) -> list[tuple[float, int]]:
+    """Scale and zero point of every int8 activation, each once: not of pixels and logits, nor where they are given."""
+    graph, kinds = model.subgraphs[0], _kinds(model)
+    fixed = {op.inputs[0] for op in graph.operators if kinds[op.opcodeIndex] == "DEQUANTIZE"}
+    fixed |= {op.outputs[0] for op in graph.operators if kinds[op.opcodeIndex] in _FIXED}
+    fixed |= {op.outputs[0] for op in graph.operators if graph.inputs[0] in op.inputs}
+    kept = {_scale(graph.tensors[place]) for place in fixed}
+    made = {place for op in graph.operators for place in op.outputs} - fixed
+    found = {_scale(graph.tensors[place]) for place in sorted(made)}
+    return sorted(pair for pair in found - kept if pair is not None)
+
+
+def rescale(model: Any, scales: dict[tuple[float, int], tuple[float, int]]) -> None:
+    """Gives activations another scale and zero point, by those they have; biases follow their layer's input."""
+    graph, kinds = model.subgraphs[0], _kinds(model)
+    for op in graph.operators:
+        old = _scale(graph.tensors[op.inputs[0]])
+        if kinds[op.opcodeIndex] in _PRODUCTS and old in scales and len(op.inputs) > 2 and op.inputs[2] >= 0:
+            held, factor = graph.tensors[op.inputs[2]], scales[old][0] / old[0]
+            bias = np.frombuffer(bytes(model.buffers[held.buffer].data), np.int32)
+            moved = np.clip(np.round(bias / factor), -(2**31), 2**31 - 1).astype(np.int32)
+            model.buffers[held.buffer].data = np.frombuffer(moved.tobytes(), np.uint8)
+            held.quantization.scale = (np.asarray(held.quantization.scale, np.float64) * factor).astype(np.float32)
+    made = {place for op in graph.operators for place in op.outputs}
+    for place in sorted(made):
+        if (old := _scale(graph.tensors[place])) in scales:
+            told = graph.tensors[place].quantization
+            told.scale, told.zeroPoint = np.array([scales[old][0]], np.float32), np.array([scales[old][1]], np.int64)
+            told.min = told.max = None
+
+
+def _scale(tensor: Any) -> tuple[float, int] | None:
+    """Scale and zero point of an int8 activation; None of any other tensor."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    told = tensor.quantization
+    if tensor.type != schema.TensorType.INT8 or told is None or told.scale is None or len(told.scale) != 1:
+        return None
+    return float(told.scale[0]), int(told.zeroPoint[0])
+
+
 def operators(content: bytes) -> list[tuple[str, str]]:
     """Each operator of a file and the element type it puts out, in order."""
     model = read(content)

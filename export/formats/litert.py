@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import warnings
 from collections import Counter
@@ -30,7 +31,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         **_FLOAT,
         "operator_sets": ["TFLITE_BUILTINS_INT8"],
         "quantization": "static, full integer",
-        "calibration_method": "minmax",
         "per_channel": True,
         "input_scale": "1/255",
         "float_operators": ["SOFTMAX"],
@@ -51,50 +51,48 @@ def convert(request: Conversion) -> Converted:
     path, settings = request.folder / f"model{SUFFIX}", dict(SETTINGS[request.precision])
     search: list[dict[str, Any]] = []
     if request.precision == "int8":
-        settings["rounding"], search = _quantized(request, path)
+        chosen, search = _quantized(request, path)
+        settings |= chosen
     else:
         path.write_bytes(_float(frozen_of(request.keras_path, request.scratch), request.precision))
     operators, delegated = _operators(path)
     return Converted(path.name, settings | {"delegate_partitions": delegated}, operators, search)
 
 
-def _quantized(request: Conversion, path: Path) -> tuple[str, list[dict[str, Any]]]:
-    """Writes an int8 file; how its weights are rounded, and what was tried on the images held out of training.
+def _quantized(request: Conversion, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Writes an int8 file; how it is quantized, and what was tried on the images held out of training.
 
-    The converter rounds to the nearest. GPTQ's weights go in where they do less damage; not into what was trained to
-    be quantized, nor into clusters.
+    What was trained to be quantized, and what was clustered, stays as the converter makes it.
     """
-    from export import litert_graph, litert_weights, parity
+    from export import litert_graph, litert_search, parity
     from export.frozen import frozen_of
-    from export.onnx import graph, rounding, search
-    from export.onnx.calibration import GPTQ, NEAREST, judge
+    from export.onnx import graph, search
+    from export.onnx.calibration import NEAREST, judge
     from export.onnx.int8 import Quantizer
 
     frozen = frozen_of(request.keras_path, request.scratch, one_view=True)
     plain = litert_graph.float_logits(_integer(frozen, request.calibration))
     _check_integer(litert_graph.operators(plain))
-    made = {NEAREST: plain}
-    quantizer = Quantizer(
-        graph.core_of(request.keras_path, request.scratch), request.calibration, request.keras_path, request.scratch
-    )
+    core = graph.core_of(request.keras_path, request.scratch)
+    quantizer = Quantizer(core, request.calibration, request.keras_path, request.scratch)
+    made = [litert_search.Candidate("minmax", NEAREST, plain)]
     if not quantizer.clustered and not (request.keras_path.parent / "ranges.json").is_file():
-        together, count = litert_weights.rounded(plain, rounding.layers(quantizer.prepared.graph), quantizer.rounded)
-        made |= {GPTQ: together} if count else {}
+        made = list(litert_search.candidates(plain, quantizer))
     if frozen.mirrored:
-        made = {name: litert_graph.both_ways(content, frozen.classes) for name, content in made.items()}
-    best, log = NEAREST, list[dict[str, Any]]()
+        made = [dataclasses.replace(m, content=litert_graph.both_ways(m.content, frozen.classes)) for m in made]
+    log, damages = list[dict[str, Any]](), [0.0]
     if len(made) > 1:
         tried = search.bench(request, quantizer, {})
         labels = None if tried.labels is None else tried.labels[: search.MOST]
-        for name, content in made.items():
-            path.write_bytes(content)
+        for one in made:
+            path.write_bytes(one.content)
             predict = load(path, request.threads)
             answers = parity.in_batches(predict, tried.images[: search.MOST], search.BATCH, frozen.classes)
-            told = judge(answers, tried.reference[: search.MOST], labels)
-            log.append({"calibration": "minmax", "per_channel": True, "rounding": name, **told.words()})
-        best = min(log, key=lambda step: step["damage"])["rounding"]
-    path.write_bytes(made[best])
-    return best, log
+            log.append({**one.words, **judge(answers, tried.reference[: search.MOST], labels).words()})
+        damages = [float(step["damage"]) for step in log]
+    best = made[damages.index(min(damages))]
+    path.write_bytes(best.content)
+    return {"calibration_method": best.method, "rounding": best.rounding}, log
 
 
 def _float(frozen: Frozen, precision: str) -> bytes:

@@ -37,7 +37,7 @@ Make = Callable[..., Work]
 def work_of(trained: Store, digits: Any, root: Path, **changes: Any) -> Work:
     """channels50 on `tiny`, two rounds of three epochs together, of 512 images."""
     card = trained.card("tiny")
-    recipe = channel_prune.TUNING.recipe("lenet", card.recipe, transforms.Finetuning(3))
+    recipe = channel_prune.TUNING.recipe("any", card.recipe, transforms.Finetuning(3))
     work = Work(
         keras_path=trained.model_dir("tiny") / "model.keras",
         folder=root / "made",
@@ -232,7 +232,7 @@ def test_what_it_is_distilled_by_stands_in_its_recipe_and_a_change_makes_it_due(
     trained: Store, monkeypatch: pytest.MonkeyPatch, uninterrupted: Done
 ) -> None:
     (stage,), parent = transforms.chain("channels50"), trained.card("tiny")
-    smooth = dataclasses.replace(parent, recipe={**parent.recipe, "label_smoothing": 0.1})
+    smooth = dataclasses.replace(parent, architecture="any", recipe={**parent.recipe, "label_smoothing": 0.1})
     recipe = transforming._recipe(smooth, stage, transforms.ITS_OWN)
     distilled = {"teacher": "trained", "distill_weight": 0.7, "temperature": 4.0, "label_smoothing": 0.0}
     assert recipe.items() >= distilled.items()
@@ -240,3 +240,14 @@ def test_what_it_is_distilled_by_stands_in_its_recipe_and_a_change_makes_it_due(
     tuning = dataclasses.replace(channel_prune.TUNING, changes={"label_smoothing": 0.0, "temperature": 2.0})
     monkeypatch.setattr(channel_prune, "TUNING", tuning)
     assert transforming._recipe(smooth, stage, transforms.ITS_OWN) == {**recipe, "temperature": 2.0}
+
+
+def test_a_lenet_has_no_channels_to_spare_and_is_trained_as_long_again(trained: Store) -> None:
+    (stage,), parent = transforms.chain("channels50"), trained.card("tiny")
+    long = dataclasses.replace(parent, recipe={**parent.recipe, "epochs": 150, "learning_rate": 2e-3})
+    lenet, other = (
+        transforming._recipe(dataclasses.replace(long, architecture=name), stage, transforms.ITS_OWN)
+        for name in ("lenet", "simcnn")
+    )
+    told = [[recipe[name] for name in ("epochs", "learning_rate", "teacher")] for recipe in (lenet, other)]
+    assert told == [[90, 2e-3, ""], [45, 1e-3, "trained"]]
