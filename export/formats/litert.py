@@ -64,8 +64,10 @@ def _quantized(request: Conversion, path: Path) -> tuple[dict[str, Any], list[di
 
     What was trained to be quantized, and what was clustered, stays as the converter makes it.
     """
-    from export import litert_graph, litert_search, parity
+    from export import parity
     from export.frozen import frozen_of
+    from export.litert import candidates as litert_candidates
+    from export.litert import graph as litert_graph
     from export.onnx import graph, search
     from export.onnx.calibration import NEAREST, judge
     from export.onnx.int8 import Quantizer
@@ -75,9 +77,9 @@ def _quantized(request: Conversion, path: Path) -> tuple[dict[str, Any], list[di
     _check_integer(litert_graph.operators(plain))
     core = graph.core_of(request.keras_path, request.scratch)
     quantizer = Quantizer(core, request.calibration, request.keras_path, request.scratch)
-    made = [litert_search.Candidate("minmax", NEAREST, plain)]
+    made = [litert_candidates.Candidate("minmax", NEAREST, plain)]
     if not quantizer.clustered and not (request.keras_path.parent / "ranges.json").is_file():
-        made = list(litert_search.candidates(plain, quantizer))
+        made = list(litert_candidates.candidates(plain, quantizer))
     if frozen.mirrored:
         made = [dataclasses.replace(m, content=litert_graph.both_ways(m.content, frozen.classes)) for m in made]
     log, damages = list[dict[str, Any]](), [0.0]
@@ -111,7 +113,7 @@ def _integer(frozen: Frozen, images: NDArray[np.uint8]) -> bytes:
     """Integers throughout; the byte that arrives is the quantized pixel, at the scale the network would multiply by."""
     import tensorflow as tf
 
-    from export.litert_graph import scaled_pixels
+    from export.litert.graph import scaled_pixels
 
     name, scale = scaled_pixels(frozen.graph, frozen.input)
 
@@ -154,7 +156,7 @@ def _check_integer(operators: list[tuple[str, str]]) -> None:
 
 def inside(path: Path) -> Inside:
     """Kernels and matrices in the file's buffers."""
-    from export import litert_graph
+    from export.litert import graph as litert_graph
 
     return litert_graph.inside(path)
 

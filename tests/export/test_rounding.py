@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from catalog import Store
-from export import litert_graph, litert_search
 from export.formats import litert
 from export.frozen import frozen_of
+from export.litert import candidates
+from export.litert import graph as litert_graph
 from export.onnx import calibration, floats, int8, rounding, search
 from export.onnx import graph as onnx_graph
 from export.onnx.calibration import Choice
@@ -164,13 +165,13 @@ def test_litert_gets_the_same_integers(store: Store, tmp_path: Path) -> None:
     quantizer = int8.Quantizer(core, images, keras_path)
     layers = rounding.layers(quantizer.prepared.graph)
     plain = litert_graph.float_logits(litert._integer(frozen_of(keras_path, None, one_view=True), images))
-    together, count = litert_search.rounded(plain, layers, quantizer.rounded)
+    together, count = candidates.rounded(plain, layers, quantizer.rounded)
     assert count == len(layers) == 5
     before, after = (litert_graph.products(litert_graph.read(content)) for content in (plain, together))
     for layer, old, new in zip(layers, before, after, strict=True):
         made = quantizer.rounded[layer.node.name][len(new.scales) == 1]
-        held = litert_search._by_channel(new, new.scales) * new.kernel
-        assert np.allclose(held, litert_search._turned(new, layer, made.kernel), atol=new.scales.max() / 50)
+        held = candidates._by_channel(new, new.scales) * new.kernel
+        assert np.allclose(held, candidates._turned(new, layer, made.kernel), atol=new.scales.max() / 50)
         assert not np.array_equal(old.kernel, new.kernel) and np.abs(old.kernel - new.kernel.astype(int)).max() < 20
         assert new.bias is not None and made.bias is not None
         assert np.allclose(new.bias * new.bias_scales, made.bias, atol=2 * new.bias_scales.max())
@@ -187,7 +188,7 @@ def test_kernels_that_are_not_of_this_network_are_left_alone(store: Store) -> No
     assert [step["rounding"] for step in card.search] == ["nearest", *["gptq"] * len(calibration.METHODS)]
     assert [step["calibration"] for step in card.search] == ["minmax", *calibration.METHODS]
     other = int8.Quantizer(small_core(5, 1, (2, 2, 2, 2)), IMAGES)
-    same, count = litert_search.rounded(content, rounding.layers(other.prepared.graph), other.rounded)
+    same, count = candidates.rounded(content, rounding.layers(other.prepared.graph), other.rounded)
     assert count == 0 and same == litert_graph.written(litert_graph.read(content))
 
 
@@ -211,7 +212,7 @@ def test_litert_gets_the_ranges_of_a_rule_and_its_biases_follow(store: Store, tm
     quantizer = int8.Quantizer(core, images, keras_path)
     plain = litert_graph.float_logits(litert._integer(frozen_of(keras_path, None, one_view=True), images))
     ranges = calibration.ranges(quantizer.spreads, "percentile-99.99")
-    content, changed = litert_search.ranged(plain, quantizer.spreads, ranges)
+    content, changed = candidates.ranged(plain, quantizer.spreads, ranges)
     before, after = (litert_graph.read(file) for file in (plain, content))
     old, new = (litert_graph.activations(model) for model in (before, after))
     assert changed == len(old) == len(new) == 4  # of two convolutions and two dense layers, all but the logits
@@ -225,4 +226,4 @@ def test_litert_gets_the_ranges_of_a_rule_and_its_biases_follow(store: Store, tm
     answers, reference = litert.load(tmp_path / "model.tflite", 1)(images), search.run(floats.finish(core), images, 1)
     assert calibration.judge(answers, reference, None).damage < 1e-3
     foreign = {name: calibration.Spread(7 * s.low, 7 * s.high, s.counts) for name, s in quantizer.spreads.items()}
-    assert litert_search.ranged(plain, foreign, ranges) == (litert_graph.written(before), 0)
+    assert candidates.ranged(plain, foreign, ranges) == (litert_graph.written(before), 0)

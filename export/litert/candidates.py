@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import litert_graph
+from export.litert import graph as litert_graph
 from export.onnx import calibration, rounding
 from export.onnx.calibration import GPTQ, NEAREST
 from export.onnx.graph import OUTPUT, PIXELS
