@@ -20,7 +20,8 @@ from training import devices, epochs
 from training.data import Dataset
 
 VIEWS = 16  # of each training image that a teacher is asked about, unless a recipe or `--views` says otherwise
-Labels = Callable[[NDArray[np.uint8], Callable[[], None]], NDArray[np.float32]]
+Answered = Callable[[int], None]  # told between batches how many images are answered; may end it with an exception
+Labels = Callable[[NDArray[np.uint8], Answered], NDArray[np.float32]]
 
 
 class Taught:
@@ -31,10 +32,13 @@ class Taught:
         self._recipe, self._data, self._seed, self._labels, self._count = recipe, data, seed, labels, count
         self._known: dict[tuple[int, ...], NDArray[np.float32]] = {}  # by view and size, in the data's order
 
-    def about(self, x: NDArray[np.uint8], epoch: int, between: Callable[[], None]) -> NDArray[np.float32]:
-        """The answers `[N, classes]` about the epoch's images as `epochs.draw` gave them, in their order."""
+    def about(self, x: NDArray[np.uint8], epoch: int, told: Callable[[int, int], None]) -> NDArray[np.float32]:
+        """The answers `[N, classes]` about the epoch's images as `epochs.draw` gave them, in their order.
+
+        `told` learns between batches how many images are answered, of how many, and may end it with an exception.
+        """
         if not self._recipe.views:
-            return self._asked(x, between)
+            return self._asked(x, told)
         seen = (epochs.view(self._recipe, epoch), *x.shape[1:3])
         if seen not in self._known:
             self._known[seen] = np.full((len(self._data.x_train), len(self._data.classes)), np.nan, np.float32)
@@ -42,12 +46,13 @@ class Taught:
         order = epochs.order(self._data, self._seed, epoch)[: len(x)]
         new = np.isnan(known[order, 0])
         if new.any():  # all, or what sat the earlier epochs out
-            known[order[new]] = self._asked(x[new], between)
+            known[order[new]] = self._asked(x[new], told)
         return known[order]
 
-    def _asked(self, x: NDArray[np.uint8], between: Callable[[], None]) -> NDArray[np.float32]:
+    def _asked(self, x: NDArray[np.uint8], told: Callable[[int, int], None]) -> NDArray[np.float32]:
         whole = epochs.sized(x, *self._data.x_train.shape[1:3])  # a teacher knows images of its own size only
-        return self._labels(devices.padded(whole, self._count), between)[: len(x)]
+        padded = devices.padded(whole, self._count)
+        return self._labels(padded, lambda answered: told(min(answered, len(x)), len(x)))[: len(x)]
 
 
 @dataclass(frozen=True)
@@ -86,22 +91,28 @@ def find(store: Store, teacher: str, dataset: Dataset | DatasetInfo) -> Teacher:
 def labeller(keras: Any, path: Path, temperature: float, batch: int) -> Labels:
     """A function from uint8 `[N, H, W, 3]` to the probabilities `[N, classes]` at `temperature` of a teacher's file.
 
-    Its second argument is called between batches, and may end it with an exception. `batch` must be a multiple of the
-    devices, and N too. Softmax(logits / T) is softmax(log(probabilities) / T), so the
+    `batch` must be a multiple of the devices, and N too. Softmax(logits / T) is softmax(log(probabilities) / T), so the
     saved model's probabilities suffice.
     """
     answers = answers_of(path, batch) if path.suffix == ".onnx" else _keras(keras, path, batch)
-    return lambda images, between: soften(answers(images, between), temperature)
+    return lambda images, answered: soften(answers(images, answered), temperature)
 
 
 def _keras(keras: Any, path: Path, batch: int) -> Labels:
     model = keras.models.load_model(path, compile=False)
 
-    def answers(images: NDArray[np.uint8], between: Callable[[], None]) -> NDArray[np.float32]:
-        watcher = keras.callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs=None: between())
-        return np.asarray(model.predict(images, batch_size=batch, verbose=0, callbacks=[watcher]))
+    def answers(images: NDArray[np.uint8], answered: Answered) -> NDArray[np.float32]:
+        return predicted(keras, model, images, batch, answered)
 
     return answers
+
+
+def predicted(keras: Any, model: Any, images: NDArray[np.uint8], batch: int, answered: Answered) -> NDArray[np.float32]:
+    """What a model of either Keras says about all images, `answered` told after each batch."""
+    told = keras.callbacks.LambdaCallback(
+        on_predict_batch_end=lambda index, logs=None: answered(min((index + 1) * batch, len(images)))
+    )
+    return np.asarray(model.predict(images, batch_size=batch, verbose=0, callbacks=[told]), np.float32)
 
 
 def answers_of(path: Path, batch: int) -> Labels:
@@ -123,11 +134,11 @@ def answers_of(path: Path, batch: int) -> Labels:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     (images_name,) = (one.name for one in session.get_inputs())
 
-    def answers(images: NDArray[np.uint8], between: Callable[[], None]) -> NDArray[np.float32]:
+    def answers(images: NDArray[np.uint8], answered: Answered) -> NDArray[np.float32]:
         parts = []
         for begin in range(0, len(images), batch):
             parts.append(session.run(None, {images_name: images[begin : begin + batch]})[0])
-            between()
+            answered(min(begin + batch, len(images)))
         return np.concatenate(parts)
 
     return answers

@@ -269,7 +269,7 @@ class _Run:
         """Trains what is left of the current epoch, measures it and opens the next."""
         begun, done = time.monotonic(), self.state.step * self.job.recipe.batch_size
         if self.taught is not None:
-            answers = self.taught.about(x, self.state.epoch, self.settle)
+            answers = self.taught.about(x, self.state.epoch, self.asked)
             y = np.concatenate([y, answers], axis=1)  # [N, 2 * classes]
         self.compiled_for(x.shape[1:3])
         if done < len(x):
@@ -321,9 +321,16 @@ class _Run:
 
     def show(self, logs: dict[str, float], speed: float) -> None:
         """Moves the progress bar, and tells whoever watches."""
+        self.tell(f"loss {logs['loss']:.3f}  acc {100 * logs['accuracy']:.1f}%  {speed:,.0f} images/s")
+
+    def asked(self, answered: int, images: int) -> None:
+        """Tells how far the teacher is with the epoch's images, and stops or saves as between two steps."""
+        self.tell(f"the teacher answered {answered:,} of {images:,} images")
+        self.settle()
+
+    def tell(self, figures: str) -> None:
         epoch, total = self.state.epoch, self.job.recipe.epochs
         done = epoch * self.steps + self.state.step
-        figures = f"loss {logs['loss']:.3f}  acc {100 * logs['accuracy']:.1f}%  {speed:,.0f} images/s"
         self.bar.update(
             self.task, description=f"{self.job.model} epoch {epoch + 1}/{total}", completed=done, figures=figures
         )

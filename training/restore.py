@@ -69,7 +69,7 @@ def restore(job: Job, known: Card, path: Path, command: str) -> Card:
     fill(keras, model, path, images)
     saved = network.with_probabilities(keras, model, flip=job.recipe.flip_at_test)
     answers = np.asarray(saved.predict(images[:COMPARED], batch_size=BATCH, verbose=0))
-    apart = float(np.abs(answers - distill.answers_of(path, BATCH)(images[:COMPARED], lambda: None)).max())
+    apart = float(np.abs(answers - distill.answers_of(path, BATCH)(images[:COMPARED], lambda answered: None)).max())
     if not apart <= ATOL:
         raise KilnError(f"{path} holds another network than {job.architecture}: answers differ by {apart:.2g}")
     console.err.print(f"{job.model}: answers as {path.name} to {apart:.1g}", highlight=False)

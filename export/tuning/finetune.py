@@ -177,7 +177,7 @@ class _Run:
         """One epoch's images, labels, a teacher's behind them, and weights where classes weigh, by (seed, epoch)."""
         x, y, weight = epochs.draw(self.recipe, self.work.dataset, self.work.seed, epoch)
         if self.taught:
-            y = np.concatenate([y, self.taught.about(x, epoch, self.settle)], axis=1)  # [N, 2 * classes]
+            y = np.concatenate([y, self.taught.about(x, epoch, self.asked)], axis=1)  # [N, 2 * classes]
         return x, y, weight
 
     def epoch(
@@ -223,12 +223,17 @@ class _Run:
             self.save()
 
     def show(self, logs: dict[str, float], speed: float) -> None:
+        self.tell(f"loss {logs['loss']:.3f}  acc {100 * logs['accuracy']:.1f}%  {speed:,.0f} images/s")
+
+    def asked(self, answered: int, images: int) -> None:
+        """Tells how far the teacher is with the epoch's images, and stops or saves as between two steps."""
+        self.tell(f"the teacher answered {answered:,} of {images:,} images")
+        self.settle()
+
+    def tell(self, figures: str) -> None:
         epoch, total = self.state.epoch, self.recipe.epochs
-        figures = (
-            f"epoch {epoch + 1}/{total}  loss {logs['loss']:.3f}  "
-            f"acc {100 * logs['accuracy']:.1f}%  {speed:,.0f} images/s"
-        )
-        self.work.progress(Progress(epoch * self.steps + self.state.step, total * self.steps, figures))
+        done = epoch * self.steps + self.state.step
+        self.work.progress(Progress(done, total * self.steps, f"epoch {epoch + 1}/{total}  {figures}"))
 
     def validate(self) -> dict[str, float]:
         top1 = validation_top1(self.model, self.work.dataset)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog import Recipe
-from training import kernels, optimize
+from training import distill, kernels, optimize
 
 PREDICT_BATCH = 500
 _KEPT_FROM_DECAY = ["bias", "gamma", "beta", "centroids"]
@@ -63,9 +63,11 @@ def accuracy(keras: Any, classes: int) -> Any:
     return keras.metrics.MeanMetricWrapper(accuracy, name="accuracy")
 
 
-def softened(teacher: Any, x: NDArray[np.uint8], temperature: float) -> NDArray[np.float32]:
-    """The teacher's probabilities `[N, classes]` at a temperature."""
-    logits = np.asarray(teacher.predict(x, batch_size=PREDICT_BATCH, verbose=0), np.float32) / temperature
+def softened(
+    keras: Any, teacher: Any, x: NDArray[np.uint8], temperature: float, answered: distill.Answered
+) -> NDArray[np.float32]:
+    """The probabilities `[N, classes]` at a temperature of a teacher that gives logits; `answered` as for `Labels`."""
+    logits = distill.predicted(keras, teacher, x, PREDICT_BATCH, answered) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
     return shares

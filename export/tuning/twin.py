@@ -90,11 +90,13 @@ def teacher(start: Twin, work: Work) -> distill.Labels:
         KilnError: As `cross`.
         RuntimeError: As `cross`.
     """
+    import tf_keras
+
     temperature = work.recipe.temperature
     if work.recipe.teacher != TEACHER:
         return distill.labeller(loop.keras_namespace(), work.teacher_path, temperature, steps.PREDICT_BATCH)
     model = start.model if work.teacher_sha256 == work.parent_sha256 else cross(work.teacher_path).model
-    return lambda images, between: steps.softened(model, images, temperature)
+    return lambda images, answered: steps.softened(tf_keras, model, images, temperature, answered)
 
 
 def cross_back(twin: Twin, changed: Weights, path: Path) -> float:

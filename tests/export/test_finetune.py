@@ -59,6 +59,17 @@ def test_the_best_epoch_is_kept_the_start_among_them(digits: Any, tmp_path: Path
     assert all(same) == (told.kept["epoch"] == 4)
 
 
+def test_a_fine_tuning_says_how_far_its_teacher_is_and_can_be_stopped_meanwhile(digits: Any, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    work = dataclasses.replace(work_of(digits, tmp_path, 1e-2), progress=seen.append, stop=lambda: True)
+    work = dataclasses.replace(work, recipe=dataclasses.replace(work.recipe, teacher="trained"))
+    keras = keras_namespace()
+    model, teacher = network(keras), network(keras)
+    with pytest.raises(Stopped):
+        finetune.tune(keras, model, work, teacher=lambda x, told: steps.softened(keras, teacher, x, 4.0, told))
+    assert seen == [Progress(0, 32, "epoch 1/4  the teacher answered 256 of 256 images")]
+
+
 def test_without_a_validation_split_the_last_is_kept(digits: Any, tmp_path: Path) -> None:
     none = dataclasses.replace(digits, x_val=digits.x_val[:0], y_val=digits.y_val[:0])
     _, told = tuned(work_of(none, tmp_path, 1e-2))
@@ -97,7 +108,7 @@ def test_classes_weigh_as_in_training(digits: Any, tmp_path: Path, distilled: bo
         fit = model.fit
         model.fit = lambda *arrays, **named: fitted.append(named["sample_weight"]) or fit(*arrays, **named)  # type: ignore[func-returns-value]
         teacher = network(keras)
-        finetune.tune(keras, model, work, teacher=lambda x, between: steps.softened(teacher, x, 4.0))
+        finetune.tune(keras, model, work, teacher=lambda x, told: steps.softened(keras, teacher, x, 4.0, told))
         return list(model.get_weights())
 
     one, other = run(plain), run(weighed)

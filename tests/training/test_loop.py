@@ -111,12 +111,12 @@ def test_a_variant_teaches_as_the_network_it_holds(few, tmp_path):
     teacher = "colours/onnx-int8"
 
     assert distill.find(store, teacher, known) == distill.Teacher(path, catalog.sha256_of(path))
-    asked = []
-    labels = distill.labeller(None, path, 2.0, 20)(few.x_train, lambda: asked.append(1))
+    asked: list[int] = []
+    labels = distill.labeller(None, path, 2.0, 20)(few.x_train, asked.append)
     logits = few.x_train.mean(axis=(1, 2)) / 255 @ weights / 2.0
     expected = np.exp(logits - logits.max(axis=1, keepdims=True))
     assert np.allclose(labels, expected / expected.sum(axis=1, keepdims=True), atol=1e-4)
-    assert len(asked) == 3, "48 images in batches of 20"
+    assert asked == [20, 40, 48]
 
     with pytest.raises(KilnError, match=r"colours/onnx-int8 was trained on digits, not on this digits"):
         distill.find(store, teacher, few)
@@ -132,7 +132,7 @@ def test_a_teacher_of_the_zoo_needs_no_training(few, tmp_path):
     card = Store(catalog.ROOT / "zoo").card("lenet")
     cifar10 = dataclasses.replace(few, sha256=card.dataset.sha256)
     found = distill.find(Store(tmp_path), "lenet/onnx-int8", cifar10)
-    labels = distill.labeller(None, found.path, 1.0, 16)(few.x_train, lambda: None)
+    labels = distill.labeller(None, found.path, 1.0, 16)(few.x_train, lambda answered: None)
     assert labels.shape == (48, 10) and np.allclose(labels.sum(axis=1), 1, atol=1e-5)
     with pytest.raises(KilnError, match=r"let one of zoo/ teach: lenet/onnx-fp32, lenet/onnx-int8"):
         distill.find(Store(tmp_path), "lenet", cifar10)
@@ -169,7 +169,7 @@ def test_a_teacher_is_asked_about_each_view_once(few, devices_):
     """Of 48 images five devices can share 45; which three sit out differs between epochs."""
     asked = []
 
-    def labels(x, between):
+    def labels(x, answered):
         asked.append(len(x))
         assert len(x) % devices_ == 0
         return np.repeat(x.mean(axis=(1, 2, 3), dtype=np.float64)[:, None], 10, axis=1).astype(np.float32)
@@ -179,9 +179,21 @@ def test_a_teacher_is_asked_about_each_view_once(few, devices_):
     for epoch in range(12):
         x, _, _ = epochs.draw(recipe, few, 0, epoch, devices_)
         whole = epochs.sized(x, 32, 32).mean(axis=(1, 2, 3))
-        np.testing.assert_allclose(taught.about(x, epoch, lambda: None)[:, 3], whole, rtol=1e-6)
+        np.testing.assert_allclose(taught.about(x, epoch, lambda answered, images: None)[:, 3], whole, rtol=1e-6)
     assert [n for n in asked if n > 10] == [48 - 48 % devices_] * 4, "two views, each small and whole"
     assert sum(n for n in asked if n <= 10) == (0 if devices_ == 1 else 20), "three that sat out, five at a time"
+
+
+def test_a_run_says_how_far_its_teacher_is_and_can_be_stopped_meanwhile(taught, few):
+    told = []
+
+    def stop(*now):
+        told.append(now)
+        return True
+
+    with pytest.raises(loop.Interrupted):
+        loop.train(dataclasses.replace(job(few, taught, teacher="tiny"), model="asking", watch=stop))
+    assert told == [(0, 6, "the teacher answered 48 of 48 images")], "before the first step"
 
 
 def test_a_run_with_views_and_a_teacher_goes_on_to_the_same_weights(taught, few):
