@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -13,7 +12,7 @@ from benchmarks.judging import intervals
 from benchmarks.measuring.corrupt import CORRUPTIONS
 from benchmarks.measuring.predictions import Predictions
 from benchmarks.results import Detail
-from catalog import Accuracy, Variant
+from catalog import Accuracy, Flips, Variant
 
 Labels = NDArray[np.int64]
 BINS = 15  # of the calibration error
@@ -26,13 +25,6 @@ def float_parent(variants: list[Variant], model: str, known: set[str]) -> Varian
         if parent in variants and str(parent) in known:
             return parent
     return None
-
-
-def mcnemar_p(lost: int, won: int) -> float:
-    """McNemar's exact two-sided p: the chance of a split at least this uneven, were both directions equally likely."""
-    changed = lost + won
-    tail = sum(math.comb(changed, k) for k in range(min(lost, won) + 1))
-    return min(1.0, 2 * tail / (1 << changed))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -101,7 +93,7 @@ def paired(
         truth = labels(variant.model)
         right, parent_right = predictions[name].top == truth, predictions[str(parent)].top == truth
         lost, won = int((parent_right & ~right).sum()), int((~parent_right & right).sum())
-        p_values[name] = mcnemar_p(lost, won)
+        p_values[name] = Flips.of(won, lost).p
         filled[name] = dataclasses.replace(
             details[name], against=parent.version, lost=lost, won=won, mcnemar_p=round(p_values[name], 6)
         )

@@ -9,8 +9,8 @@ import rich.box
 import rich.table
 
 from benchmarks.judging.compare import BUDGET_POINTS
-from benchmarks.judging.pairs import mcnemar_p
 from benchmarks.judging.speed import FASTER
+from catalog import Flips
 
 LIKE = {"onnx": "onnx-int8", "openvino": "openvino-int8"}  # by a peer's format, what of ours was made as it was
 CHANCE = 0.05
@@ -124,7 +124,7 @@ def _accuracy(ours: Contender, peer: Contender) -> str:
     """In words, with how likely it is that two equally good models differ as much on so many images."""
     if peer.name not in ours.beside:
         return "accuracy"
-    p = mcnemar_p(*ours.beside[peer.name])
+    p = Flips.of(*ours.beside[peer.name]).p
     return f"accuracy (McNemar's p = {p:.2g}{', which may be chance' if p >= CHANCE else ''})"
 
 

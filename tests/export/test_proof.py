@@ -39,20 +39,20 @@ def test_flips_are_counted_each_way() -> None:
     assert parity.flips(answers, reference, labels) == Flips(1, 2, 1.0)
 
 
-@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (5, 5), (1, 9), (9, 1), (0, 6), (74, 120), (400, 401)])
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (5, 5), (1, 9), (9, 1), (0, 6), (74, 120), (400, 401), (1, 3000)])
 def test_mcnemar_is_the_exact_binomial_test(gained: int, lost: int) -> None:
     count, fewer = gained + lost, min(gained, lost)
     tail = Fraction(sum(math.comb(count, k) for k in range(fewer + 1)), 2**count)
-    assert parity.mcnemar(gained, lost) == pytest.approx(min(1.0, float(2 * tail)))
+    assert Flips.of(gained, lost).p == pytest.approx(min(1.0, float(2 * tail)))
 
 
 def test_mcnemar_of_the_docstring() -> None:
-    assert parity.mcnemar(1, 9) == pytest.approx(0.0215, abs=5e-5)
+    assert Flips.of(1, 9).p == pytest.approx(0.0215, abs=5e-5)
 
 
 def test_mcnemar_of_many_flips_does_not_overflow() -> None:
-    assert 0 <= parity.mcnemar(1000, 4000) < 1e-100
-    assert parity.mcnemar(5000, 5001) == pytest.approx(1.0)
+    assert 0 <= Flips.of(1000, 4000).p < 1e-100
+    assert Flips.of(5000, 5001).p == pytest.approx(1.0)
 
 
 def test_weights_are_counted_as_they_are_stored() -> None:
