@@ -60,12 +60,15 @@ COSTS: dict[str, Callable[[Contender], float]] = {
 def verdicts(rows: list[Contender]) -> list[str]:
     """Of one model's rows: a sentence a peer, held against what of ours was made alike, and of the best of each side.
 
-    The best are those that an engineer would take who is after latency, and after throughput.
+    The best are those that an engineer would take who is after latency, and after throughput. Before them stands for
+    either aim which of ours, of any format, is as accurate as each peer and as fast.
     """
     model, ours = rows[0].model, {row.name: row for row in rows if row.ours}
     told = [_against(ours.get(LIKE[row.format]), row) for row in rows if not row.ours]
     told += [f"{row.name} of ours: no figures, because {row.reason}" for row in ours.values() if row.reason]
-    told += [_best_of_both(rows, objective) for objective in COSTS] if any(row.measured for row in rows) else []
+    if any(row.measured for row in rows):
+        told += [_matched(rows, objective) for objective in COSTS]
+        told += [_best_of_both(rows, objective) for objective in COSTS]
     return [f"{model}: {sentence}" for sentence in told]
 
 
@@ -94,6 +97,18 @@ def _best_of_both(rows: list[Contender], objective: str) -> str:
     return f"{what}: {ours}" + (
         f"; best peer: {peer}: {_judged(ours, peer, [objective])}" if peer else "; no peer has figures"
     )
+
+
+def _matched(rows: list[Contender], objective: str) -> str:
+    """The fastest of ours for each peer among those as accurate, if it is as fast; accuracy is of the test images."""
+    found = []
+    for peer in (row for row in rows if not row.ours and row.measured):
+        able = [row for row in rows if row.ours and row.measured and (row.top1 or 0.0) >= (peer.top1 or 0.0) - WITHIN]
+        best = min(able, key=COSTS[objective], default=None)
+        matched = best is not None and objective not in _faster(best, peer)
+        found.append(f"{peer.name} by {best.name if best is not None and matched else 'nothing of ours'}")
+    told = ", ".join(found) or "no peer has figures"
+    return f"for {objective}, as accurate within {WITHIN:g} points and as fast: {told}"
 
 
 def _against(ours: Contender | None, peer: Contender) -> str:

@@ -143,6 +143,17 @@ def test_the_best_of_ours_is_judged_against_the_best_peer(change: dict[str, Any]
     assert all("litert-int8 80.00%, 1.0000 ms, 1,000 images/s" in line for line in told)
 
 
+def test_each_peer_is_matched_by_what_of_ours_is_as_accurate_and_as_fast() -> None:
+    """Whatever its format and whether or not it is the best: the fastest may be less accurate."""
+    quick = dataclasses.replace(OURS, name="litert-int8", format="litert", p50_ms=0.1, images_per_s=9000.0, top1=79.9)
+    rows = [OURS, quick, THEIRS, dataclasses.replace(THEIRS, name="nncf-onnx", images_per_s=2000.0)]
+    told = [line for line in exported.verdicts(rows) if "as accurate within" in line]
+    assert told == [
+        f"m: for {aim}, as accurate within 0.1 points and as fast: olive by onnx-int8, nncf-onnx by {other}"
+        for aim, other in (("latency", "onnx-int8"), ("throughput", "nothing of ours"))
+    ]
+
+
 def test_a_loss_in_accuracy_tells_whether_it_may_be_chance() -> None:
     labels = np.zeros(10_000, np.int64)
     ours, peer = np.zeros_like(labels), np.zeros_like(labels)
