@@ -19,7 +19,8 @@ Transforms of the networks, each as float32 and int8 ONNX. *change*: points of t
 trained, with the 95% interval of the two on the same images; *smaller*: against the float32 ONNX file of the network as
 trained, both after gzip; *one by one*: how many times as fast as that file, the median ratio of the quietest turns
 taken side by side; *in batches*: how many times the images/s of the int8 of the network as trained, at batch {batch} or
-the largest below it that both were measured at. How to make them: [Tune a budget](how-to/tune-a-budget.md).
+the largest below it that both were measured at; –: not measured, or not asked of that network. How to make them:
+[Tune a budget](how-to/tune-a-budget.md).
 """
 
 
@@ -33,17 +34,18 @@ def page(results: Results) -> str:
     lines += ["| --- | --- | --- | --: | --: | --- |"]
     models = [(group, model) for group in groups for model in group.models]
     for goal in goals.GOALS:
-        lines += [_asked(goal, group, model) for group, model in models]
+        lines += [_asked(goal, group, model, first=pair == 0) for pair, (group, model) in enumerate(models)]
     for group, model in models:
         lines += ["", f"## {model}", "", *_table(group, model)]
     return "\n".join(lines) + "\n"
 
 
-def _asked(goal: goals.Goal, group: Group, model: str) -> str:
-    found = goal.of(group, model)
+def _asked(goal: goals.Goal, group: Group, model: str, first: bool) -> str:
+    """A row; what was asked stands in the first of its rows only."""
+    found, what = goal.of(group, model), goal.what if first else ""
     if found is None:
-        return f"| {goal.what} | {model} | – | – | – | not measured |"
-    cells = [goal.what, model, found.version, words.points(found.change), words.times(found.factor)]
+        return f"| {what} | {model} | – | – | – | – |"
+    cells = [what, model, found.version, words.points(found.change), words.times(found.factor)]
     return f"| {' | '.join([*cells, 'yes' if found.enough else '**no**'])} |"
 
 
