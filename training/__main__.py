@@ -197,18 +197,18 @@ def seeds(
 @app.command("restore")
 def restore(
     model: Annotated[str, typer.Argument(help="a model of the zoo, or of --source")],
-    source: Annotated[Path | None, typer.Option(help="the store that has its float ONNX variant [zoo]")] = None,
+    source: Annotated[Path | None, typer.Option(help="the store that has its ONNX variant [zoo]")] = None,
     root: RootOption = None,
     name: Annotated[str, typer.Option(help="what to call it in the store [the model's name]")] = "",
     store: StoreOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Makes a network trainable again from its float ONNX variant: no training before it is pruned or fine-tuned."""
+    """Makes a network trainable again from its float ONNX variant, or its int8 one: no training before it is pruned."""
     from training import data
     from training import restore as restored
     from training.job import Job, alone
 
-    known, path = restored.variant_of(Store(source or catalog.ROOT / "zoo"), model)
+    known, variant, path = restored.variant_of(Store(source or catalog.ROOT / "zoo"), model)
     loaded = data.load(
         known.dataset.name, root=root or known.dataset.root or None, validation=known.whole_recipe["validation"]
     )
@@ -219,7 +219,7 @@ def restore(
     with alone(job):
         if not force and ((job.folder / catalog.CARD).is_file() or job.checkpoints.any()):
             raise KilnError(f"{job.folder} has a model or an unfinished run; give --name, or replace it with --force")
-        card = restored.restore(job, known, path, _command(sys.argv[1:]))
+        card = restored.restore(job, known, variant, path, _command(sys.argv[1:]))
         job.checkpoints.clear()
     console.out.print(f"{job.model}: {_told(card)}; in {job.folder}", highlight=False, soft_wrap=True)
 

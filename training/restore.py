@@ -1,15 +1,14 @@
-"""A network made trainable again from its float ONNX variant, such as those of `zoo/`: a transform without a training.
+"""A network made trainable again from its ONNX variant, such as those of `zoo/`: a transform without a training.
 
-An exporter folds BatchNorm into the kernel before it, and the scale of the pixels into the first. What a layer computes
-is still there, so each kernel layer of the network takes its kernel and bias from the graph. A BatchNorm behind it gets
-the mean and the variance of what it is given, measured on training images, and the scale and offset that undo them:
-the answers stay the graph's, and fine-tuning finds activations as normalized as it left them.
+What a layer computes is still in the graph (`affines.py`), so each kernel layer of the network takes its kernel and
+bias from there. A BatchNorm behind it gets the mean and the variance of what it is given, measured on training images,
+and the scale and offset that undo them: the answers stay the graph's, and fine-tuning finds activations as normalized
+as it left them. Where there is no float variant, the integers of the int8 one serve: the weights are those that it
+computes with, activations are no longer rounded, and so most answers are the same, not all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import console
-from catalog import Card, KilnError, Store, Variant
-from training import batchnorm, distill, network
+from catalog import Card, KilnError, Store, Variant, VariantCard
+from training import affines, batchnorm, distill, network
 from training.complete import complete
 from training.job import Job
 from training.loop import Trained, keras_namespace
@@ -26,37 +25,33 @@ from training.loop import Trained, keras_namespace
 BATCH = 64
 COMPARED = 256  # training images on which both must answer alike
 ATOL = 1e-4  # of probabilities
+ALIKE = 0.95  # share of same answers where the file is int8; an export of int8 must reach as much
+PRECISIONS = ("fp32", "int8")  # the first that there is
 
 
-@dataclass(eq=False)
-class Affine:
-    """What a convolution or matrix product computes with the factors and offsets behind it, in Keras' layout."""
-
-    kernel: NDArray[np.float32]  # [kh, kw, in, out], depthwise [kh, kw, in, 1], or dense [in, out]
-    bias: NDArray[np.float32]  # [channels out]
-
-
-def variant_of(store: Store, model: str) -> tuple[Card, Path]:
-    """The card of a model, and the verified file of its float32 ONNX variant as trained.
+def variant_of(store: Store, model: str) -> tuple[Card, VariantCard, Path]:
+    """The card of a model, that of its float32 ONNX variant as trained, or else its int8 one, and the verified file.
 
     Raises:
-        KilnError: There is none, or it is altered.
+        KilnError: There is neither, or it is altered.
     """
     card = store.card(model)
-    wanted = Variant(model, "onnx")
     offered = {one.variant: one for one in store.variants(model, {}) if one.status == "ok"}
-    if wanted not in offered:
+    wanted = [Variant(model, "onnx", precision) for precision in PRECISIONS]
+    found = next((offered[variant] for variant in wanted if variant in offered), None)
+    if found is None:
         there = ", ".join(variant.version for variant in offered) or "none"
         raise KilnError(
-            f"{store.root} has no {wanted.version} of {model}, from which it could be restored (there: {there}); "
+            f"{store.root} has no {' or '.join(variant.version for variant in wanted)} of {model}, from which it could "
+            f"be restored (there: {there}); "
             f"train it: python -m training {model} --dataset {card.dataset.name} --recipe {card.recipe_name}"
         )
-    found = offered[wanted]
-    store.verify(store.variant_dir(wanted), found.files, extra_allowed=True)
-    return card, store.variant_dir(wanted) / found.file
+    folder = store.variant_dir(found.variant)
+    store.verify(folder, found.files, extra_allowed=True)
+    return card, found, folder / found.file
 
 
-def restore(job: Job, known: Card, path: Path, command: str) -> Card:
+def restore(job: Job, known: Card, variant: VariantCard, path: Path, command: str) -> Card:
     """Leaves the network of an ONNX file in the job's folder, trainable again and with a card.
 
     Raises:
@@ -68,14 +63,25 @@ def restore(job: Job, known: Card, path: Path, command: str) -> Card:
     images = batchnorm.sample(data, job.seed)
     fill(keras, model, path, images)
     saved = network.with_probabilities(keras, model, flip=job.recipe.flip_at_test)
-    answers = np.asarray(saved.predict(images[:COMPARED], batch_size=BATCH, verbose=0))
-    apart = float(np.abs(answers - distill.answers_of(path, BATCH)(images[:COMPARED], lambda answered: None)).max())
-    if not apart <= ATOL:
-        raise KilnError(f"{path} holds another network than {job.architecture}: answers differ by {apart:.2g}")
-    console.err.print(f"{job.model}: answers as {path.name} to {apart:.1g}", highlight=False)
+    told = _alike(saved, path, images, exactly=variant.variant.precision == "fp32")
+    if not told:
+        raise KilnError(f"{path} holds another network than {job.architecture}: it answers otherwise")
+    console.err.print(f"{job.model}: {told}", highlight=False)
     trained = Trained(keras, model, [], known.train_seconds, known.commit)
-    notes = f"restored from {known.model}/{path.parent.name}, trained as this card says"
+    notes = f"restored from {variant.variant}, trained as this card says"
     return complete(job, trained, command, known, notes)
+
+
+def _alike(model: Any, path: Path, images: NDArray[np.uint8], exactly: bool) -> str:
+    """How near the answers of a model and a file are, in words; nothing where they are not near enough."""
+    some = images[:COMPARED] if exactly else images
+    answers = np.asarray(model.predict(some, batch_size=BATCH, verbose=0))
+    theirs = distill.answers_of(path, BATCH)(some, lambda answered: None)
+    if exactly:
+        apart = float(np.abs(answers - theirs).max())
+        return f"answers as {path.name} to {apart:.1g}" if apart <= ATOL else ""
+    share = float(np.mean(answers.argmax(axis=1) == theirs.argmax(axis=1)))
+    return f"{share:.1%} of its answers are those of {path.name}" if share >= ALIKE else ""
 
 
 def fill(keras: Any, model: Any, path: Path, images: NDArray[np.uint8]) -> None:
@@ -84,19 +90,20 @@ def fill(keras: Any, model: Any, path: Path, images: NDArray[np.uint8]) -> None:
     Raises:
         KilnError: A layer has no counterpart in the graph.
     """
-    affines = list(_affines(path))
+    there = affines.read(path)
     norms = {id(layer.input): layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)}
     offsets = {}
-    for layer in model.layers:
+    layers = [layer for layer in model.layers if _kernel(layer) is not None]
+    if there and _reads_more(there[0], layers[0]):
+        there[0] = affines.narrowed(there[0], layers[0])
+    for layer in layers:
         kernel = _kernel(layer)
-        if kernel is None:
-            continue
-        found = next((one for one in affines if one.kernel.shape == tuple(kernel.shape)), None)
+        found = next((one for one in there if one.kernel.shape == tuple(kernel.shape)), None)
         if found is None:
             raise KilnError(
                 f"{path} holds another network than {model.name}: nothing in it fits the layer {layer.name}"
             )
-        affines.remove(found)
+        there.remove(found)
         kernel.assign(_as_keras_meets_it(keras, layer, found.kernel))
         norm = norms.get(id(layer.output))
         if layer.use_bias:
@@ -111,6 +118,14 @@ def _kernel(layer: Any) -> Any:
     return layer.kernel if kind in ("Conv2D", "DepthwiseConv2D", "Dense") else None
 
 
+def _reads_more(first: affines.Affine, layer: Any) -> bool:
+    """Whether the graph's first convolution takes several pixels of a row in one step."""
+    if not first.kernel.ndim == layer.kernel.ndim == 4:
+        return False
+    pixels, rest = divmod(first.kernel.shape[2], layer.input.shape[-1])
+    return pixels > 1 and not rest
+
+
 def _as_keras_meets_it(keras: Any, layer: Any, kernel: NDArray[np.float32]) -> NDArray[np.float32]:
     """The kernel for pixels that are scaled before it, and for features in the order of Keras' Flatten."""
     before = layer.input._keras_history.operation
@@ -121,50 +136,6 @@ def _as_keras_meets_it(keras: Any, layer: Any, kernel: NDArray[np.float32]) -> N
         by_channel = kernel.reshape(channels, height, width, -1)
         return by_channel.transpose(1, 2, 0, 3).reshape(kernel.shape)
     return kernel
-
-
-def _affines(path: Path) -> Iterator[Affine]:
-    """Those of a graph, from its beginning to its end."""
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ImportError as error:
-        raise KilnError(f"reading {path} needs onnx; run: pip install -r requirements/export.txt") from error
-
-    graph = onnx.load(str(path)).graph
-    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
-    takers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            takers.setdefault(name, []).append(node)
-    for node in graph.node:
-        if node.op_type not in ("Conv", "MatMul") or node.input[1] not in constants:
-            continue
-        kernel = constants[node.input[1]].astype(np.float32)
-        bias = constants[node.input[2]] if len(node.input) > 2 else np.float32(0)
-        scale, offset = _behind(node, takers, constants)
-        channels = kernel.shape[0 if node.op_type == "Conv" else 1]
-        along = (-1, *[1] * (kernel.ndim - 1)) if node.op_type == "Conv" else (1, -1)
-        kernel = kernel * np.broadcast_to(scale, channels).reshape(along)
-        if node.op_type == "Conv":  # [out, in / groups, kh, kw]
-            grouped = any(one.name == "group" and one.i > 1 for one in node.attribute)
-            kernel = kernel.transpose((2, 3, 0, 1) if grouped else (2, 3, 1, 0))
-        yield Affine(kernel, np.broadcast_to(bias * scale + offset, channels).astype(np.float32))
-
-
-def _behind(node: Any, takers: dict[str, list[Any]], constants: dict[str, Any]) -> tuple[Any, Any]:
-    """The factors and offsets, each `[channels]` or one for all, that a node's output meets before anything else."""
-    scale, offset = np.float32(1), np.float32(0)
-    while len(followers := takers.get(node.output[0], [])) == 1 and followers[0].op_type in ("Mul", "Add"):
-        (node,) = followers
-        given = [constants[name].reshape(-1) for name in node.input if name in constants]
-        if not given:
-            break  # a residual connection
-        if node.op_type == "Mul":
-            scale, offset = scale * given[0], offset * given[0]
-        else:
-            offset = offset + given[0]
-    return scale, offset
 
 
 def _normalize(keras: Any, model: Any, offsets: dict[Any, NDArray[np.float32]], images: NDArray[np.uint8]) -> None:
