@@ -19,6 +19,7 @@ from catalog import KilnError
 
 _PRODUCTS = ("Conv", "MatMul", "Gemm")
 _LAYOUT = ("Reshape", "Transpose", "Cast")
+_FLATTENS = ("Reshape", "Flatten", "Squeeze", "QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(eq=False)
@@ -30,6 +31,7 @@ class Affine:
 
     kernel: NDArray[np.float32]  # [kh, kw, in, out], depthwise [kh, kw, in, 1], or dense [in, out]
     bias: NDArray[np.float32]  # [channels out]
+    channels_last: bool = False  # the order in which a dense kernel meets the features of a map
 
 
 def read(path: Path) -> list[Affine]:
@@ -88,7 +90,8 @@ def _affines(graph: Any) -> Iterator[Affine]:
         if node.op_type == "Conv":  # [out, in / groups, kh, kw]
             grouped = any(one.name == "group" and one.i > 1 for one in node.attribute)
             kernel = kernel.transpose((2, 3, 0, 1) if grouped else (2, 3, 1, 0))
-        yield Affine(kernel.astype(np.float32), np.broadcast_to(bias * scale + offset, channels).astype(np.float32))
+        bias = np.broadcast_to(bias * scale + offset, channels).astype(np.float32)
+        yield Affine(kernel.astype(np.float32), bias, _transposed(node, makers))
 
 
 def _constants(graph: Any) -> dict[str, NDArray[Any]]:
@@ -122,6 +125,14 @@ def _behind(node: Any, takers: dict[str, list[Any]], constants: dict[str, Any]) 
         else:
             offset = offset + given[0]
     return scale, offset
+
+
+def _transposed(node: Any, makers: dict[str, Any]) -> bool:
+    """Whether the map that a node reads was given its channels last, before it was flattened."""
+    maker = makers.get(node.input[0])
+    while maker is not None and maker.op_type in _FLATTENS:
+        maker = makers.get(maker.input[0])
+    return maker is not None and maker.op_type == "Transpose"
 
 
 def _of_a_byte(node: Any, makers: dict[str, Any], constants: dict[str, Any]) -> Any:

@@ -104,7 +104,7 @@ def fill(keras: Any, model: Any, path: Path, images: NDArray[np.uint8]) -> None:
                 f"{path} holds another network than {model.name}: nothing in it fits the layer {layer.name}"
             )
         there.remove(found)
-        kernel.assign(_as_keras_meets_it(keras, layer, found.kernel))
+        kernel.assign(_as_keras_meets_it(keras, layer, found))
         norm = norms.get(id(layer.output))
         if layer.use_bias:
             layer.bias.assign(np.zeros_like(found.bias) if norm else found.bias)
@@ -126,12 +126,12 @@ def _reads_more(first: affines.Affine, layer: Any) -> bool:
     return pixels > 1 and not rest
 
 
-def _as_keras_meets_it(keras: Any, layer: Any, kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+def _as_keras_meets_it(keras: Any, layer: Any, found: affines.Affine) -> NDArray[np.float32]:
     """The kernel for pixels that are scaled before it, and for features in the order of Keras' Flatten."""
-    before = layer.input._keras_history.operation
+    before, kernel = layer.input._keras_history.operation, found.kernel
     if isinstance(before, keras.layers.Rescaling):
         return (kernel / np.float32(before.scale)).astype(np.float32)
-    if isinstance(before, keras.layers.Flatten) and len(before.input.shape) == 4:
+    if isinstance(before, keras.layers.Flatten) and len(before.input.shape) == 4 and not found.channels_last:
         _, height, width, channels = before.input.shape
         by_channel = kernel.reshape(channels, height, width, -1)
         return by_channel.transpose(1, 2, 0, 3).reshape(kernel.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import catalog
-from catalog import Recipe, Store
+from catalog import Recipe, Store, Variant
 from export.formats import Conversion, onnx
 from tests.export import train_tiny
 from training import network, restore
@@ -63,6 +64,39 @@ def test_a_network_is_found_again_in_its_graph(architecture: str, stem: str, tmp
         np.testing.assert_allclose(norms[-1].gamma, spread, rtol=0.01, atol=0.05)
 
 
+@pytest.mark.parametrize(("architecture", "stem"), [("lenet", "default"), ("mobilenetv2", "fast"), ("cnn1", "default")])
+def test_a_network_is_found_again_in_its_integers(architecture: str, stem: str, tmp_path: Path) -> None:
+    """Also the first kernel, laid out for pixels side by side: valid, same, at stride 2."""
+    keras, recipe = keras_namespace(), Recipe(stem=stem)
+    keras.utils.set_random_seed(0)
+    trained = network.build(keras, architecture, (32, 32, 3), 10, recipe)
+    saved = network.with_probabilities(keras, trained)
+    saved.save(tmp_path / "model.keras")
+    onnx.convert(Conversion(tmp_path / "model.keras", tmp_path, "int8", IMAGES))
+
+    keras.utils.set_random_seed(1)
+    again = network.build(keras, architecture, (32, 32, 3), 10, recipe)
+    restore.fill(keras, again, tmp_path / "model.onnx", IMAGES)
+    for was, found in zip(_folded(keras, trained), _folded(keras, again), strict=True):
+        assert np.linalg.norm(found - was) <= 0.05 * np.linalg.norm(was)
+
+
+def _folded(keras: Any, model: Any) -> list[Any]:
+    """The kernels as integers have them: BatchNorm's scale within."""
+    norms = {id(layer.input): layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)}
+    kernels = []
+    for layer in model.layers:
+        if not hasattr(layer, "kernel"):
+            continue
+        kernel, norm = np.asarray(layer.kernel), norms.get(id(layer.output))
+        if norm:
+            scale = np.asarray(norm.gamma) / np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon)
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+            kernel = kernel * (scale.reshape(-1, 1) if depthwise else scale)
+        kernels.append(kernel)
+    return kernels
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store with `tiny`, a LeNet of the digits, and its float ONNX variant."""
@@ -70,7 +104,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
     store = Store(tmp_path_factory.mktemp("exported"))
     train_tiny.main(str(store.root))
-    asked = ["tiny", "--store", str(store.root), "--formats", "onnx", "--precisions", "fp32"]
+    asked = ["tiny", "--store", str(store.root), "--formats", "onnx", "--precisions", "fp32,int8"]
     assert CliRunner().invoke(export, asked).exit_code == 0
     return store
 
@@ -105,6 +139,20 @@ def test_a_restored_network_has_a_card_and_can_be_trained_on(exported: Store, tm
     assert run(*asked, "--name", "other")[0] == 0 and store.card("other").model == "other"
 
 
+def test_of_a_model_without_a_float_variant_the_integers_are_restored(exported: Store, tmp_path: Path) -> None:
+    source = Store(tmp_path / "source")
+    shutil.copytree(exported.model_dir("tiny"), source.model_dir("tiny"))
+    shutil.rmtree(source.variant_dir(Variant("tiny", "onnx")))
+    asked = ["tiny", "--source", str(source.root), "--store", str(tmp_path / "store")]
+    status, said = run(*asked)
+    assert status == 0, said
+    assert "% of its answers are those of model.onnx" in said
+    was, card = exported.card("tiny"), Store(tmp_path / "store").card("tiny")
+    assert card.notes == "restored from tiny/onnx-int8, trained as this card says"
+    assert card.weights_sha256 != was.weights_sha256
+    assert abs(card.accuracy.correct - was.accuracy.correct) <= 0.02 * card.accuracy.images
+
+
 def test_what_cannot_be_restored_is_told_before_anything_is_replaced(exported: Store, tmp_path: Path) -> None:
     source = tmp_path / "source"
     path = catalog.Store(source).model_dir("tiny") / "variants" / "onnx-fp32"
@@ -112,7 +160,10 @@ def test_what_cannot_be_restored_is_told_before_anything_is_replaced(exported: S
     card = exported.card("tiny")
     (path.parents[1] / "card.json").write_text(catalog.to_json(dataclasses.replace(card, architecture="simcnn")))
     asked = ["tiny", "--source", str(source), "--store", str(tmp_path / "store")]
-    assert "has no onnx-fp32 of tiny, from which it could be restored (there: none); train it" in run(*asked)[1]
+    assert (
+        "has no onnx-fp32 or onnx-int8 of tiny, from which it could be restored (there: none); train it"
+        in run(*asked)[1]
+    )
 
     there = exported.model_dir("tiny") / "variants" / "onnx-fp32"
     for file in there.iterdir():
