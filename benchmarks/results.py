@@ -123,6 +123,8 @@ class ModelFacts:
     macs: int
     card_top1: float  # percent, as the training run measured it
     class_names: list[str] = field(default_factory=list)
+    stem: str = ""  # how the network meets the image, where it has several ways; "" in older files
+    notes: str = ""  # of its card, such as what it was restored from
 
 
 @dataclass(frozen=True)
@@ -345,6 +347,11 @@ def read(path: Path) -> Results:
         return from_json(Results, _upgraded(data))
     except (OSError, ValueError) as error:
         raise KilnError(f"{path} cannot be read as results: {error}; run again: python -m benchmarks") from error
+
+
+def every(folder: Path) -> list[Results]:
+    """All results in a folder, the oldest first."""
+    return sorted(map(read, folder.glob("*.json")), key=lambda one: one.created)
 
 
 def newest(folder: Path) -> Path:

@@ -301,4 +301,6 @@ def _facts(card: Card) -> ModelFacts:
         macs=card.macs,
         card_top1=card.accuracy.top1,
         class_names=data.classes,
+        stem=str(card.recipe.get("stem", "")),
+        notes=card.notes,
     )

@@ -1,13 +1,19 @@
-"""docs/compression.md: what every transform did to size, speed and accuracy, and what of the goals is reached."""
+"""docs/compression.md: what every transform did to size, speed and accuracy, and what of the goals is reached.
+
+Transforms take hours, so they are measured in several runs, each with the network as trained beside them. Those that
+lie in results/compression/ are all told; one that is deleted there is no longer.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.judging import compare, goals
 from benchmarks.judging.compare import Group, Line
 from benchmarks.reporting import prose, publish, words
-from benchmarks.results import Results
+from benchmarks.results import Results, every
 from catalog import ROOT, write_atomic
 
 FOLDER = Path("results", "compression")
@@ -24,28 +30,66 @@ the largest below it that both were measured at; –: not measured, or not asked
 """
 
 
-def page(results: Results) -> str:
-    """The page in Markdown."""
-    groups = compare.groups(results)
-    lines = [HEAD.format(batch=goals.BATCH), f"{publish.setting(results, groups)}.", ""]
-    for caution in prose.warnings(results):
-        lines += [f"> {caution}", ""]
-    lines += ["## What was asked", "", "| goal | model | best variant | change | times | reached |"]
-    lines += ["| --- | --- | --- | --: | --: | --- |"]
-    models = [(group, model) for group in groups for model in group.models]
+@dataclass(frozen=True)
+class Run:
+    """One run of the page, and the number it has there."""
+
+    number: int
+    results: Results
+    groups: list[Group]
+
+    @property
+    def models(self) -> list[tuple[Group, str]]:
+        """Each model with the group it was measured in."""
+        return [(group, model) for group in self.groups for model in group.models]
+
+    @property
+    def told(self) -> str:
+        """On what it was measured, and what is to be known of its networks."""
+        found = self.results
+        lines = [f"{publish.setting(found, self.groups)}; {found.created[:10]}, commit {found.commit}."]
+        lines += [f"{model}: {facts.notes}." for model, facts in sorted(found.models.items()) if facts.notes]
+        return " ".join(lines)
+
+
+def page(results: Sequence[Results]) -> str:
+    """The page in Markdown, of some runs from the oldest to the newest.
+
+    Of a goal the newest run counts that measured what it asks of a model.
+    """
+    runs = [Run(number, one, compare.groups(one)) for number, one in enumerate(results, 1)]
+    lines = [HEAD.format(batch=goals.BATCH)]
+    for run in runs:
+        lines += [f"Run {run.number}: {run.told}" if len(runs) > 1 else run.told, ""]
+        for caution in prose.warnings(run.results):
+            lines += [f"> {caution}", ""]
+    lines += ["## What was asked", ""]
+    lines += [f"Of each the newest run that measured it, of {len(runs)}.", ""] if len(runs) > 1 else []
+    lines += ["| goal | model | best variant | change | times | run | reached |"]
+    lines += ["| --- | --- | --- | --: | --: | --: | --- |"]
+    models = sorted({model for run in runs for _, model in run.models})
     for goal in goals.GOALS:
-        lines += [_asked(goal, group, model, first=pair == 0) for pair, (group, model) in enumerate(models)]
-    for group, model in models:
-        lines += ["", f"## {model}", "", *_table(group, model)]
+        lines += [_asked(goal, runs, model, first=place == 0) for place, model in enumerate(models)]
+    for model in models:
+        lines += ["", f"## {model}"]
+        for run, group in _of(runs, model):
+            lines += ["", *([f"Run {run.number}:", ""] if len(runs) > 1 else []), *_table(group, model)]
     return "\n".join(lines) + "\n"
 
 
-def _asked(goal: goals.Goal, group: Group, model: str, first: bool) -> str:
+def _of(runs: Sequence[Run], model: str) -> list[tuple[Run, Group]]:
+    """The runs that measured a model, the oldest first, each with the model's group."""
+    return [(run, group) for run in runs for group, measured in run.models if measured == model]
+
+
+def _asked(goal: goals.Goal, runs: Sequence[Run], model: str, first: bool) -> str:
     """A row; what was asked stands in the first of its rows only."""
-    found, what = goal.of(group, model), goal.what if first else ""
+    what = goal.what if first else ""
+    measured = [(run.number, goal.of(group, model)) for run, group in _of(runs, model)]
+    number, found = next((pair for pair in reversed(measured) if pair[1]), (0, None))
     if found is None:
-        return f"| {what} | {model} | – | – | – | – |"
-    cells = [what, model, found.version, words.points(found.change), words.times(found.factor)]
+        return f"| {what} | {model} | – | – | – | – | – |"
+    cells = [what, model, found.version, words.points(found.change), words.times(found.factor), str(number)]
     return f"| {' | '.join([*cells, 'yes' if found.enough else '**no**'])} |"
 
 
@@ -74,9 +118,8 @@ def _figures(line: Line, lines: dict[tuple[str, str], Line]) -> list[str]:
 
 
 def put(results: Results, source: Path, root: Path = ROOT) -> Path:
-    """Copies `source` to results/compression/ and writes the page of it; the copy's path."""
+    """Copies `source` to results/compression/ and writes the page of all runs that lie there; the copy's path."""
     target = root / FOLDER / publish.name(results)
-    text = page(results)
     write_atomic(target, source.read_bytes())
-    write_atomic(root / PAGE, text)
+    write_atomic(root / PAGE, page(every(root / FOLDER)))
     return target

@@ -12,7 +12,7 @@ import console
 from benchmarks.judging import compare, goals
 from benchmarks.measuring.candidates import candidates
 from benchmarks.reporting import compression
-from benchmarks.results import Results, newest, read
+from benchmarks.results import Results, every, read
 from catalog import ROOT, Accuracy, KilnError, Measurement, Store, Variant
 
 AFTER_TRAINING, AWARE, PRUNED, SMALL, CHANNELS, ONE_BY_ONE = goals.GOALS
@@ -105,17 +105,37 @@ def test_the_page_tells_every_goal_of_every_model(golden: Results, tmp_path: Pat
     text = (tmp_path / "docs" / "compression.md").read_text()
     asked = text.partition("## What was asked")[2].partition("\n## ")[0]
     assert asked.count("\n| ") == 2 + len(goals.GOALS) * 3
-    assert "| simcnn | prune80-onnx-fp32 | −0.41 | 3.47× | yes |" in text
-    assert "| mobilenetv2 | prune80-onnx-int8 | −1.31 | 8.95× | **no** |" in text
-    assert "| lenet | – | – | – | – |" in text
+    assert "| simcnn | prune80-onnx-fp32 | −0.41 | 3.47× | 1 | yes |" in text
+    assert "| mobilenetv2 | prune80-onnx-int8 | −1.31 | 8.95× | 1 | **no** |" in text
+    assert "| lenet | – | – | – | – | – |" in text
     assert "| prune80 int8 | 88.81 | −1.31 " in text
+
+
+def test_of_several_runs_the_newest_that_measured_a_goal_counts(golden: Results, tmp_path: Path) -> None:
+    plain, halved = Variant("simcnn", "onnx", "int8"), Variant("simcnn", "onnx", "int8", "channels50")
+    facts = {name: facts for name, facts in golden.models.items() if name == "simcnn"}
+    facts["simcnn"] = dataclasses.replace(facts["simcnn"], notes="restored from simcnn/onnx-int8")
+    with_channels = with_variant(golden, halved, plain, rate=1.6)
+    rows = [row for row in with_channels.rows if row.variant.model == "simcnn" and "prune" not in row.variant.transform]
+    later = dataclasses.replace(with_channels, models=facts, rows=rows, created="2099-01-02T03:04:05Z")
+    for found in (later, golden):  # in whatever order they come
+        source = tmp_path / "results.json"
+        found.write(source)
+        compression.put(found, source, tmp_path)
+    text = (tmp_path / "docs" / "compression.md").read_text()
+    assert "Run 2: " in text and "2099-01-02, commit" in text and "simcnn: restored from simcnn/onnx-int8." in text
+    assert "| simcnn | prune80-onnx-fp32 | −0.41 | 3.47× | 1 | yes |" in text
+    assert "| simcnn | channels50-onnx-int8 |" in text and "1.60× | 2 | yes |" in text
+    sections = text.partition("\n## simcnn")[2].partition("\n## ")[0]
+    assert sections.count("| variant |") == 2 and "Run 1:" in sections
+    assert text.partition("\n## lenet")[2].partition("\n## ")[0].count("| variant |") == 1
 
 
 def test_the_committed_page_is_that_of_the_committed_run() -> None:
     folder = ROOT / compression.FOLDER
     if not folder.is_dir():
         pytest.skip("no such run is committed yet")
-    assert (ROOT / compression.PAGE).read_text(encoding="utf-8") == compression.page(read(newest(folder)))
+    assert (ROOT / compression.PAGE).read_text(encoding="utf-8") == compression.page(every(folder))
 
 
 def test_only_the_formats_that_are_asked_for_are_measured(tiny_store: Store) -> None:
