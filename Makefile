@@ -97,6 +97,14 @@ compression: $(READY) ## Measure the transforms that are exported to ONNX, and w
 	$(BIN)/python -m benchmarks run --store $(STORE) --formats onnx --no-http --threads $(THREADS) --out $(OUT)/compression $(if $(MODELS),--models $(MODELS))
 	$(BIN)/python -m benchmarks compression --results $(OUT)/compression/results.json
 
+.PHONY: stems
+stems: $(READY) ## Measure int8 on the networks with the CIFAR stem, untrained as they are, for docs/compression.md
+	@for model in resnet50 mobilenetv2; do \
+	  $(BIN)/python -m training $$model --dataset digits --recipe reference --epochs 1 --store build/stems; done
+	$(BIN)/python -m export all --formats onnx --precisions fp32,int8 --store build/stems
+	$(BIN)/python -m benchmarks run --store build/stems --no-http --threads $(THREADS) --out $(OUT)/stems
+	$(BIN)/python -m benchmarks stems --results $(OUT)/stems/results.json
+
 .PHONY: training-speed
 training-speed: $(READY) ## Measure the training loop against a bare model.fit
 	$(BIN)/python -m benchmarks.training_speed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import secrets
 import sys
@@ -126,6 +127,19 @@ def compression(
     from benchmarks.reporting.compression import put
 
     _published(put, results_file, "make compression")
+
+
+@application.command("stems")
+def stems(
+    results_file: Annotated[Path, typer.Option("--results", help="A run over networks with the CIFAR stem.")] = Path(
+        "reports/stems/results.json"
+    ),
+) -> None:
+    """Commits-to-be: copies the results to results/stems/ and writes docs/compression.md anew."""
+    from benchmarks.reporting.compression import put
+    from benchmarks.reporting.stems import FOLDER
+
+    _published(functools.partial(put, folder=FOLDER), results_file, "make stems")
 
 
 commands.register(application)

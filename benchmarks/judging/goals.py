@@ -14,6 +14,7 @@ INT8_DROP, PRUNED_DROP, SMALL_DROP = 0.2, 0.5, 1.0  # points of top-1
 PRUNED_SMALLER, SMALL_SMALLER = 3.0, 10.0  # times, after gzip
 CHANNELS_FASTER = 1.5  # times, in batches
 INT8_FASTER = {"lenet": 1.0, "simcnn": 1.2, "resnet50": 2.5}  # times, one by one, by the stem of the `cpu` recipe
+CIFAR_STEM_FASTER = {"mobilenetv2": 1.8, "resnet50": 3.0}  # the same by the stem of the `reference` recipe
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.judging import compare, goals
 from benchmarks.judging.compare import Group, Line
-from benchmarks.reporting import prose, publish, words
+from benchmarks.reporting import prose, publish, stems, words
 from benchmarks.results import Results, every
 from catalog import ROOT, write_atomic
 
@@ -52,10 +52,10 @@ class Run:
         return " ".join(lines)
 
 
-def page(results: Sequence[Results]) -> str:
+def page(results: Sequence[Results], of_stems: Sequence[Results] = ()) -> str:
     """The page in Markdown, of some runs from the oldest to the newest.
 
-    Of a goal the newest run counts that measured what it asks of a model.
+    Of a goal the newest run counts that measured what it asks of a model; `of_stems` are runs of `make stems`.
     """
     runs = [Run(number, one, compare.groups(one)) for number, one in enumerate(results, 1)]
     lines = [HEAD.format(batch=goals.BATCH)]
@@ -74,6 +74,7 @@ def page(results: Sequence[Results]) -> str:
         lines += ["", f"## {model}"]
         for run, group in _of(runs, model):
             lines += ["", *([f"Run {run.number}:", ""] if len(runs) > 1 else []), *_table(group, model)]
+    lines += ["", *stems.section(of_stems[-1])] if of_stems else []
     return "\n".join(lines) + "\n"
 
 
@@ -117,9 +118,14 @@ def _figures(line: Line, lines: dict[tuple[str, str], Line]) -> list[str]:
     ]
 
 
-def put(results: Results, source: Path, root: Path = ROOT) -> Path:
-    """Copies `source` to results/compression/ and writes the page of all runs that lie there; the copy's path."""
-    target = root / FOLDER / publish.name(results)
+def put(results: Results, source: Path, root: Path = ROOT, folder: Path = FOLDER) -> Path:
+    """Copies `source` into a folder of `results/` and writes the page of all runs that lie there; the copy's path."""
+    target = root / folder / publish.name(results)
     write_atomic(target, source.read_bytes())
-    write_atomic(root / PAGE, page(every(root / FOLDER)))
+    write_atomic(root / PAGE, committed(root))
     return target
+
+
+def committed(root: Path = ROOT) -> str:
+    """The page of the runs in `results/`."""
+    return page(every(root / FOLDER), every(root / stems.FOLDER))

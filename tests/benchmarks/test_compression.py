@@ -11,8 +11,8 @@ import pytest
 import console
 from benchmarks.judging import compare, goals
 from benchmarks.measuring.candidates import candidates
-from benchmarks.reporting import compression
-from benchmarks.results import Results, every, read
+from benchmarks.reporting import compression, stems
+from benchmarks.results import Results, read
 from catalog import ROOT, Accuracy, KilnError, Measurement, Store, Variant
 
 AFTER_TRAINING, AWARE, PRUNED, SMALL, CHANNELS, ONE_BY_ONE = goals.GOALS
@@ -131,11 +131,32 @@ def test_of_several_runs_the_newest_that_measured_a_goal_counts(golden: Results,
     assert text.partition("\n## lenet")[2].partition("\n## ")[0].count("| variant |") == 1
 
 
+def test_networks_with_the_cifar_stem_have_a_section_of_their_own(golden: Results, tmp_path: Path) -> None:
+    facts = {name: dataclasses.replace(known, stem="default") for name, known in golden.models.items()}
+    found = dataclasses.replace(golden, models=facts)
+    source = tmp_path / "results.json"
+    golden.write(source)
+    compression.put(golden, source, tmp_path)
+    found.write(source)
+    compression.put(found, source, tmp_path, stems.FOLDER)
+    text = (tmp_path / "docs" / "compression.md").read_text()
+    own = text.partition("\n## The CIFAR stem")[2]
+    rows = [row for row in own.splitlines() if row.startswith("| mobilenetv2 |")]
+    assert len(rows) == 1 and "| 1.80× | " in rows[0] and rows[0].endswith(("yes |", "**no** |"))
+    assert "| lenet |" not in own  # of which none is asked
+    speed = goals.of_model(compare.groups(found)[0], "mobilenetv2")["", "int8"].speed
+    assert speed and ("yes" in rows[0]) is (speed.ratio >= 1.8)
+    fast = dataclasses.replace(
+        golden, models={name: dataclasses.replace(known, stem="fast") for name, known in facts.items()}
+    )
+    assert not [row for row in stems.section(fast) if row.startswith("| mobilenetv2")]
+
+
 def test_the_committed_page_is_that_of_the_committed_run() -> None:
     folder = ROOT / compression.FOLDER
     if not folder.is_dir():
         pytest.skip("no such run is committed yet")
-    assert (ROOT / compression.PAGE).read_text(encoding="utf-8") == compression.page(every(folder))
+    assert (ROOT / compression.PAGE).read_text(encoding="utf-8") == compression.committed()
 
 
 def test_only_the_formats_that_are_asked_for_are_measured(tiny_store: Store) -> None:
