@@ -19,8 +19,8 @@ HEAD = """## The CIFAR stem
 <!-- written by `make stems`; do not edit -->
 The `reference` recipes keep the image at its full size in the first layers, four times the work of the stem of the
 `cpu` recipes. Speed does not ask what a network has learned: these were trained for one epoch on the embedded digits.
-*one by one*: how many times as fast as float32 ONNX, the median ratio of the quietest turns taken side by side, and what
-its 95% intervals span.
+*one by one*: how many times as fast as float32 ONNX, the median ratio of the quietest turns taken side by side, and
+what its 95% intervals span.
 """
 
 
