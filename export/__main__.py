@@ -12,6 +12,7 @@ import typer
 import console
 from catalog import KilnError, Store, Variant, VariantCard
 from export import budget, pages, pipeline
+from export.options import Options
 from export.transforming import Tell
 from export.transforms import Finetuning, Progress
 
@@ -62,7 +63,7 @@ def export_models(
     With `--objective`, also says which variant is the best within the budget, giving int8 layers back where needed.
     """
     finetuning = Finetuning(finetune_epochs, teacher)
-    options = pipeline.Options(threads, force, timeout, calibration_images, seed, finetuning, max_accuracy_drop)
+    options = Options(threads, force, timeout, calibration_images, seed, finetuning, max_accuracy_drop)
     opened = Store(store)
     models = opened.models() if model == "all" else [model]
     if not models:
@@ -109,7 +110,7 @@ def _good(cards: list[VariantCard]) -> int:
 
 
 def _export(
-    store: Store, asked: dict[str, list[Variant]], options: pipeline.Options
+    store: Store, asked: dict[str, list[Variant]], options: Options
 ) -> tuple[list[VariantCard], dict[str, str]]:
     """The cards of all models, and by name why a model could not even be begun."""
     cards: list[VariantCard] = []
@@ -137,9 +138,7 @@ def _export(
     return cards, troubles
 
 
-def _race(
-    store: Store, asked: dict[str, list[Variant]], options: pipeline.Options, objective: budget.Objective
-) -> None:
+def _race(store: Store, asked: dict[str, list[Variant]], options: Options, objective: budget.Objective) -> None:
     """Finds each model's best variant and shows what was tried; a model that has none does not stop the others.
 
     Raises:
@@ -156,7 +155,7 @@ def _race(
         raise KilnError("\n".join(troubles))
 
 
-def _best(store: Store, variants: list[Variant], options: pipeline.Options, objective: budget.Objective) -> budget.Race:
+def _best(store: Store, variants: list[Variant], options: Options, objective: budget.Objective) -> budget.Race:
     with console.progress(rich.progress.TextColumn("{task.fields[figures]}")) as bar:
         model = variants[0].model
         task = bar.add_task(model, total=len(variants), figures="")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import catalog
 from catalog import KilnError, Store, Variant, VariantCard, plugin, servable
 from export import pipeline, process
+from export.options import Options
 from export.timing import Measure
 from export.transforming import Tell
 from export.verdict import asked, budgeted, judged_by, without_race
@@ -57,7 +58,7 @@ class Race:
 def find(
     store: Store,
     variants: list[Variant],
-    options: pipeline.Options,
+    options: Options,
     objective: Objective,
     begin: Callable[[Variant], None],
     done: Callable[[], None],
@@ -143,7 +144,7 @@ def _raced(
     store: Store,
     entries: list[Entry],
     objective: Objective,
-    options: pipeline.Options,
+    options: Options,
     begin: Callable[[Variant], None],
 ) -> list[Entry]:
     """The entries with their figures; one that cannot be timed is left out and says why."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import catalog
 from catalog import Card, KilnError, Variant, VariantCard, plugin
 from export import transforming
+from export.options import Options
 from export.transforms import TransformCard
 from export.verdict import judged_by
 from export.worker import Reply
-
-if TYPE_CHECKING:
-    from export.pipeline import Options
 
 
 def in_words(error: KilnError | OSError) -> str:

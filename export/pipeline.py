@@ -11,44 +11,20 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import catalog
-from catalog import Card, DatasetInfo, KilnError, Store, Variant, VariantCard, plugin, plugin_names
+from catalog import Card, KilnError, Store, Variant, VariantCard, plugin, plugin_names
 from export import answers, cards, process, transforming
+from export.options import Options
 from export.staging import scratch_in, sweep
 from export.transforming import Source, Tell
-from export.transforms import ITS_OWN, Finetuning, chain, name_of
+from export.transforms import chain, name_of
 from export.verdict import budgeted, within
 from export.worker import ANSWERS, Convert, Prepare, Reply
 
 SEARCHES = "searches"  # in a model's folder: what searches found, kept from one export to the next
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to export. `calibration_images` and `seed` choose the training images that int8 ranges are measured on."""
-
-    threads: int = 2
-    force: bool = False
-    timeout: float = 1800.0  # seconds for one conversion with its proof
-    calibration_images: int = 1024
-    seed: int = 0
-    finetune: Finetuning = ITS_OWN
-    allowed_drop: float | None = None  # points of top-1 on the validation split; what loses more is not offered
-    as_it_is: bool = False  # take a transform that is there, however long it was fine-tuned
-
-    def settings(self, form: Any, precision: str, data: DatasetInfo) -> dict[str, Any]:
-        """What a variant would be made with: the format's settings, and how it was calibrated if it was."""
-        settings: dict[str, Any] = dict(form.SETTINGS[precision])
-        if precision in ("int8", "mixed"):
-            settings |= {
-                "calibration_images": min(self.calibration_images, data.train_images),
-                "calibration_seed": self.seed,
-            }
-        return settings
 
 
 def wanted(model: str, formats: list[str], precisions: list[str], transforms: list[str] | None = None) -> list[Variant]:

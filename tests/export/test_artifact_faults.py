@@ -20,6 +20,7 @@ from catalog import CARD, KilnError, Store, Variant, VariantCard, plugin
 from export import parity, pipeline, process
 from export.formats import onnx as onnx_format
 from export.frozen import load_keras
+from export.options import Options
 from export.worker import ARRAYS, Prepare, Reply
 
 VARIANTS = pipeline.wanted("tiny", [], [])
@@ -57,7 +58,7 @@ def test_35_altered_files_are_named_and_the_variant_is_due(
         (folder / victim).write_bytes(content if damage == "flip" else content[:-1])
     with pytest.raises(KilnError, match=f"{'stowaway.bin' if damage == 'more' else victim} {words}"):
         copied.verify(folder, card.files)
-    assert pipeline.found(copied, copied.card("tiny"), variant, pipeline.Options()) is None
+    assert pipeline.found(copied, copied.card("tiny"), variant, Options()) is None
 
 
 @pytest.mark.parametrize("kind", ["symbolic", "hard"])
@@ -121,7 +122,7 @@ def test_40_over_budget_keeps_its_file_and_row_and_is_not_offered(copied: Store)
     before = {p.name: p.stat().st_mtime_ns for p in path.parent.iterdir() if p.name != CARD}
 
     def export(allowed: float | None) -> VariantCard:
-        options = pipeline.Options(allowed_drop=allowed)
+        options = Options(allowed_drop=allowed)
         (card,) = pipeline.export(copied, [variant], options, lambda _: pytest.fail("made again"), lambda: None)
         assert card_of(copied, variant) == card
         return card
@@ -138,7 +139,7 @@ def test_a_failed_export_does_not_replace_a_sound_variant(copied: Store, monkeyp
     failing = Reply("the converter fell over")
     answers = {Prepare: Reply()}
     monkeypatch.setattr(process, "ask", lambda request, *_: answers.get(type(request), failing))
-    variant, forced = Variant("tiny", "onnx", "fp32"), pipeline.Options(force=True)
+    variant, forced = Variant("tiny", "onnx", "fp32"), Options(force=True)
     before = card_of(copied, variant)
 
     (made,) = pipeline.export(copied, [variant], forced, lambda _: None, lambda: None)
@@ -231,7 +232,7 @@ def test_a_format_without_its_package_keeps_its_row(
     monkeypatch.setattr(process, "ask", unprepared)
     shutil.rmtree(copied.variant_dir(Variant("tiny", "openvino", "fp32")))
     variants = [Variant("tiny", "openvino", "fp32")]
-    (card,) = pipeline.export(copied, variants, pipeline.Options(), lambda _: None, lambda: None)
+    (card,) = pipeline.export(copied, variants, Options(), lambda _: None, lambda: None)
     assert card.status == "failed"
     assert "package openvino is not installed; run: pip install -r requirements/export.txt" in card.reason
     assert card in copied.variants("tiny")

@@ -15,6 +15,7 @@ import console
 from catalog import CARD, KilnError, Store, Variant, VariantCard
 from export import __main__ as command
 from export import budget, pages, pipeline, process
+from export.options import Options
 from export.timing import Measure, measure
 from export.verdict import within
 from export.worker import Reply
@@ -58,7 +59,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[Measure]:
 
 
 def race(store: Store, objective: budget.Objective, allowed: float | None = 0.3) -> budget.Race:
-    options = pipeline.Options(allowed_drop=allowed)
+    options = Options(allowed_drop=allowed)
     variants = pipeline.wanted("tiny", ["onnx", "openvino"], [])
     return budget.find(store, variants, options, objective, lambda _: None, lambda: None)
 
@@ -116,12 +117,12 @@ def test_what_is_damaged_or_cannot_be_timed_is_left_out(copied: Store, monkeypat
 def test_mixed_that_was_asked_for_gets_its_budget(copied: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[Variant, float | None] = {}
 
-    def export(store: Store, variants: list[Variant], options: pipeline.Options, *_: Any) -> list[VariantCard]:
+    def export(store: Store, variants: list[Variant], options: Options, *_: Any) -> list[VariantCard]:
         asked.update(dict.fromkeys(variants, options.allowed_drop))
         return []
 
     monkeypatch.setattr(pipeline, "export", export)
-    options = pipeline.Options(allowed_drop=0.3)
+    options = Options(allowed_drop=0.3)
     variants = pipeline.wanted("tiny", ["onnx"], ["int8", "mixed"])
     budget.find(copied, variants, options, "size", lambda _: None, lambda: None)
     assert asked == {INT8: None, MIXED: 0.3}
@@ -139,12 +140,12 @@ def test_a_race_takes_a_transform_as_it_is(copied: Store, monkeypatch: pytest.Mo
     catalog.write_atomic(made, json.dumps({"weights_sha256": "of the one before"}))
     asked: list[tuple[list[Variant], bool, bool]] = []
 
-    def export(store: Store, variants: list[Variant], options: pipeline.Options, *_: Any) -> list[VariantCard]:
+    def export(store: Store, variants: list[Variant], options: Options, *_: Any) -> list[VariantCard]:
         asked.append((variants, options.as_it_is, options.force))
         return []
 
     monkeypatch.setattr(pipeline, "export", export)
-    options = pipeline.Options(allowed_drop=0.3, force=True)
+    options = Options(allowed_drop=0.3, force=True)
     budget.find(copied, [FAST], options, "size", lambda _: None, lambda: None)
     assert asked == [([FAST], False, True), ([dataclasses.replace(pruned, precision="mixed")], True, False)]
 
@@ -203,7 +204,7 @@ def test_int8_over_the_budget_asks_for_layers_back(copied: Store, monkeypatch: p
     asked = []
     true = pipeline.export
 
-    def export(store: Store, variants: list[Variant], options: pipeline.Options, *rest: Any) -> Any:
+    def export(store: Store, variants: list[Variant], options: Options, *rest: Any) -> Any:
         if variants != [MIXED]:
             assert options.allowed_drop is None
             return true(store, variants, options, *rest)
@@ -223,7 +224,7 @@ def test_nothing_within_the_budget_says_what_comes_nearest(copied: Store, timed:
         failed = card.variant == INT8  # so that there is no mixed one to be made
         drop = 2.0 if card.variant == FAST else 3.0
         file(copied, dataclasses.replace(card, validation_drop=drop, status="failed" if failed else "ok"))
-    options = pipeline.Options(allowed_drop=0.3)
+    options = Options(allowed_drop=0.3)
     with pytest.raises(
         KilnError, match=r"by 0\.3 points at most and be served; nearest comes openvino-int8 with 2\.00"
     ):

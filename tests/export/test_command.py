@@ -18,6 +18,7 @@ import catalog
 from catalog import CARD, Store, Variant, VariantCard, plugin
 from export import answers, pages, parity, pipeline, process, staging
 from export.onnx import inside as onnx_inside
+from export.options import Options
 from export.worker import Convert
 from tests.export import compressed as compressed_tiny
 from tests.export.conftest import Run
@@ -101,15 +102,15 @@ def test_failures_have_their_rows_and_do_not_stop_the_others(
     shutil.copytree(store.model_dir("tiny"), copy.model_dir("tiny"), ignore=shutil.ignore_patterns("variants"))
     monkeypatch.setattr(process, "WORKER", "tests.export.misbehaving_worker")
     variants = pipeline.wanted("tiny", ["litert", "onnx"], ["fp32"])
-    cards = pipeline.export(copy, variants, pipeline.Options(), begin=lambda _: None, done=lambda: None)
+    cards = pipeline.export(copy, variants, Options(), begin=lambda _: None, done=lambda: None)
     litert, onnx = cards
     assert litert.status == "failed" and "SIGSEGV" in litert.reason and "about to fall over" in litert.reason
     assert (litert.file, litert.files, litert.parity) == ("", {}, None)
     assert onnx.status == "below-floor" and "differs by" in onnx.reason and onnx.parity and not onnx.parity.holds
     assert copy.variants("tiny") == cards
     parent = copy.card("tiny")
-    assert pipeline.found(copy, parent, variants[0], pipeline.Options()) is None  # a failed one is tried again
-    assert pipeline.found(copy, parent, variants[1], pipeline.Options()) == onnx
+    assert pipeline.found(copy, parent, variants[0], Options()) is None  # a failed one is tried again
+    assert pipeline.found(copy, parent, variants[1], Options()) == onnx
 
 
 @pytest.fixture
@@ -202,7 +203,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_changed_weights_settings_or_files_make_a_variant_due(store: Store) -> None:
-    parent, options, variant = store.card("tiny"), pipeline.Options(), Variant("tiny", "onnx", "int8")
+    parent, options, variant = store.card("tiny"), Options(), Variant("tiny", "onnx", "int8")
     assert pipeline.found(store, parent, variant, options) is not None
     assert pipeline.found(store, dataclasses.replace(parent, weights_sha256="0"), variant, options) is None
     assert pipeline.found(store, parent, variant, dataclasses.replace(options, calibration_images=64)) is None

@@ -21,6 +21,7 @@ import console
 from catalog import CARD, Store, Variant, VariantCard
 from export import __main__ as command
 from export import pipeline, process, staging, transforming
+from export.options import Options
 from export.timing import Measure
 from export.transforms import ITS_OWN, MODEL, chain
 from export.tuning import apply
@@ -66,7 +67,7 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def export(store: Store, transforms: list[str], precisions: tuple[str, ...] = ("fp32", "fp16")) -> list[VariantCard]:
     variants = [Variant("tiny", "onnx", precision, name) for name in transforms for precision in precisions]
     count: list[int] = []
-    cards = pipeline.export(store, variants, pipeline.Options(), lambda _: None, lambda: count.append(1))
+    cards = pipeline.export(store, variants, Options(), lambda _: None, lambda: count.append(1))
     assert [card.variant for card in cards] == variants and len(count) == len(variants)
     return cards
 

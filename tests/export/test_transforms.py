@@ -22,6 +22,7 @@ from export.onnx import graph as onnx_graph
 from export.onnx import int8, learned, search
 from export.onnx.calibration import Choice
 from export.onnx.int8 import CONVOLUTION, DENSE
+from export.options import Options
 from export.transforms import (
     ITS_OWN,
     MODEL,
@@ -206,7 +207,7 @@ def test_a_transform_that_fails_leaves_nothing_and_a_row_for_each_variant(
     store, workers = Store(tmp_path), Workers(error="the loss is NaN")
     monkeypatch.setattr(process, "ask", workers.ask)
     variants = pipeline.wanted("tiny", ["onnx", "litert"], ["fp32"], ["prune80"])
-    cards = pipeline.export(store, variants, pipeline.Options(), begin=lambda _: None, done=lambda: None)
+    cards = pipeline.export(store, variants, Options(), begin=lambda _: None, done=lambda: None)
     assert len(workers.asked) == 1  # asked once, told twice
     assert [card.status for card in cards] == ["failed", "failed"]
     assert all("prune80" in card.reason and "NaN" in card.reason for card in cards)
@@ -260,7 +261,7 @@ def test_a_variant_of_a_transform_as_it_is_tells_how_that_was_made(
     for epochs in (3, None):
         transforming.make(store, store.card("tiny"), chain("prune80"), Finetuning(epochs), True, lambda *_: None)
         monkeypatch.setattr(process, "ask", lambda request, *_: Reply(str(getattr(request, "precision", ""))))
-        options = pipeline.Options(as_it_is=True, allowed_drop=0.3, finetune=Finetuning(None if epochs else 5))
+        options = Options(as_it_is=True, allowed_drop=0.3, finetune=Finetuning(None if epochs else 5))
         (card,) = pipeline.export(store, [variant], options, begin=lambda _: None, done=lambda: None)
         commands.append(card.command)
         monkeypatch.setattr(process, "ask", workers.ask)
