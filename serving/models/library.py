@@ -22,7 +22,7 @@ from serving.models import repository
 from serving.models.control import Agreement, Control, digest_of, sign
 from serving.models.counts import Counts
 from serving.models.repository import Model, Repository, Served
-from serving.models.traffic import Shadows
+from serving.models.shadow import Shadows
 from serving.operations.metrics import Metrics
 from serving.settings import Settings
 
