@@ -118,6 +118,7 @@ def _by_channel(product: litert_graph.Product, values: NDArray[Any]) -> NDArray[
 
 
 def _put(product: litert_graph.Product, layer: Layer, made: Rounded) -> None:
+    product.set_scales(made.steps.astype(np.float64))
     steps = _by_channel(product, product.scales)
     product.set_kernel(np.clip(np.round(_turned(product, layer, made.kernel) / steps), -127, 127).astype(np.int8))
     if product.bias is not None and layer.bias is not None and made.bias is not None:

@@ -186,13 +186,23 @@ class Product:
     def __init__(self, model: Any, op: Any, axis: int) -> None:
         tensors, self.axis = model.subgraphs[0].tensors, axis
         self._buffers = [model.buffers[tensors[place].buffer] for place in op.inputs[1:] if place >= 0]
-        held = tensors[op.inputs[1]]
+        held = self._held = tensors[op.inputs[1]]
         self.kernel = np.frombuffer(bytes(self._buffers[0].data), np.int8).reshape(held.shape)
         self.scales = np.asarray(held.quantization.scale, np.float64)
         self.bias: NDArray[np.int32] | None = None
         if len(self._buffers) > 1 and op.inputs[2] >= 0:
             self.bias = np.frombuffer(bytes(self._buffers[1].data), np.int32)
-            self.bias_scales = np.asarray(tensors[op.inputs[2]].quantization.scale, np.float64)
+            self._held_bias = tensors[op.inputs[2]]
+            self.bias_scales = np.asarray(self._held_bias.quantization.scale, np.float64)
+
+    def set_scales(self, scales: NDArray[np.float64]) -> None:
+        """Gives the kernel other scales, and the bias those that go with them; the bias stays what it stands for."""
+        factor, self.scales = scales / self.scales, scales
+        self._held.quantization.scale = scales.astype(np.float32)
+        if self.bias is not None:
+            self.set_bias(np.round(self.bias / factor).astype(np.int32))
+            self.bias_scales = self.bias_scales * factor
+            self._held_bias.quantization.scale = self.bias_scales.astype(np.float32)
 
     def set_kernel(self, kernel: NDArray[np.int8]) -> None:
         """Puts other integers in the kernel's place."""
@@ -200,6 +210,7 @@ class Product:
 
     def set_bias(self, bias: NDArray[np.int32]) -> None:
         """Puts another bias in its place."""
+        self.bias = bias
         self._buffers[1].data = np.frombuffer(np.ascontiguousarray(bias, np.int32).tobytes(), np.uint8)
 
 

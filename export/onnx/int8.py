@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +169,15 @@ class Quantizer:
             "scale": np.array(self.core.scale, np.float32),
             "zero_point": np.array(0, np.uint8),
         }
-        whole = {"quant_type": ort.QuantType.QInt8, "symmetric": True}
-        overrides = {PIXELS: [pixel]} | ({name: [whole] for name in self.dense} if choice.dense_by_tensor else {})
+        one = {"quant_type": ort.QuantType.QInt8, "symmetric": True}
+        overrides = {PIXELS: [pixel]} | ({name: [one] for name in self.dense} if choice.dense_by_tensor else {})
         if choice.clusters:
             zero = {"quant_type": ort.QuantType.QInt8, "zero_point": np.array(0, np.int8), "axis": 0}
             overrides |= {name: [zero | {"scale": scale} for scale in found] for name, found in self.clusters.items()}
+        for layer, rounded, whole in self._rounded(choice):
+            if not whole:
+                zero = {"quant_type": ort.QuantType.QInt8, "zero_point": np.array(0, np.int8), "axis": layer.axis}
+                overrides[layer.node.input[1]] = [zero | {"scale": scale} for scale in rounded.steps]
         last = [node.name for node in self.prepared.graph.node if node.op_type == "Softmax"]
         quantizer = QDQQuantizer(
             save_and_reload_model_with_shape_infer(self._weighted(choice)),
@@ -195,11 +200,20 @@ class Quantizer:
         if choice.rounding != GPTQ:
             return self.prepared
         model = copy.deepcopy(self.prepared)
-        for node in model.graph.node:
+        nodes = {node.name: node for node in model.graph.node}
+        for layer, rounded, _ in self._rounded(choice):
+            rounding.put(model.graph, nodes[layer.node.name], rounded)
+        return model
+
+    def _rounded(self, choice: Choice) -> Iterator[tuple[rounding.Layer, rounding.Rounded, bool]]:
+        """The layers that a choice rounds by GPTQ, each with what it comes to and whether by one scale."""
+        if choice.rounding != GPTQ:
+            return
+        for layer in rounding.layers(self.prepared.graph):
+            node = layer.node
             if node.name in self.rounded and node.name not in choice.floats:
                 whole = choice.keeps_dense if node.op_type in ("MatMul", "Gemm") else not choice.per_channel
-                rounding.put(model.graph, node, self.rounded[node.name][whole])
-        return model
+                yield layer, self.rounded[node.name][whole], whole
 
 
 def quantize(core: Core, images: NDArray[np.uint8]) -> Any:

@@ -6,7 +6,10 @@ one after another, each after it was moved by what the inputs' covariance says t
 al. 2022, "GPTQ", in the form that Chee et al. 2023, "QuIP", give it: a factor of the covariance does it). The mean of
 the error that is left goes into the bias.
 
-Scales are not touched: the largest weight of a channel, which sets its scale, stays what it is, and so do zeros.
+A channel's scale is that of its largest weight, put up to the next of eight to the octave below the layer's largest: a
+weight's step is 4% wider in the mean, and a layer has few scales instead of one that nothing compresses for every
+channel, and so have the biases (of MobileNetV2 with four of five weights pruned they were a seventh of the file after
+gzip). One scale of a whole kernel stays what it is, and so do zeros.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from export.onnx.graph import PRODUCTS
 IMAGES = 256  # of those that calibrate
 ROWS = 4096  # patches of a layer's input at least, and four for each weight of a filter
 LEVELS = 127
+OCTAVE = 8  # scales by channel in a factor of two
 DAMP = 0.01  # of the mean variance is added to every input's
 MOST_BYTES = 2**28  # of moments held at a time
 
@@ -52,13 +56,18 @@ class Layer:
 
     def filters(self, kernel: NDArray[np.float32]) -> NDArray[np.float32]:
         """A kernel of this layer's shape with the output channels first, whichever way the node has it."""
-        return kernel if self.node.op_type == "Conv" or self._turned else kernel.T
+        return kernel.T if self.axis else kernel
 
     def kernel_of(self, rows: Floats) -> NDArray[np.float32]:
         """The kernel that has these rows."""
-        if self.node.op_type == "Conv" or self._turned:
-            return rows.reshape(self.kernel.shape).astype(np.float32)
-        return np.ascontiguousarray(rows[0].T.astype(np.float32))
+        if self.axis:
+            return np.ascontiguousarray(rows[0].T.astype(np.float32))
+        return rows.reshape(self.kernel.shape).astype(np.float32)
+
+    @property
+    def axis(self) -> int:
+        """The kernel's axis of output channels."""
+        return 0 if self.node.op_type == "Conv" or self._turned else 1
 
     @property
     def _turned(self) -> bool:
@@ -71,6 +80,7 @@ class Rounded:
 
     kernel: NDArray[np.float32]
     bias: NDArray[np.float32] | None
+    steps: NDArray[np.float32]  # scales: of every output channel, or one
 
 
 Roundings = dict[str, tuple[Rounded, Rounded]]  # by node name, to scales by channel and to one of the whole kernel
@@ -117,7 +127,7 @@ def kept(path: Path | None, make: Callable[[], Roundings]) -> Roundings:
         arrays = {"names": np.array(list(made))}
         for name, pair in made.items():
             for mode, one in zip(("channel", "whole"), pair, strict=True):
-                arrays[f"{name} {mode}"] = one.kernel
+                arrays |= {f"{name} {mode}": one.kernel, f"{name} {mode} steps": one.steps}
                 arrays |= {} if one.bias is None else {f"{name} {mode} bias": one.bias}
         with io.BytesIO() as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -126,8 +136,7 @@ def kept(path: Path | None, make: Callable[[], Roundings]) -> Roundings:
 
 
 def _read(held: Any, name: str, mode: str) -> Rounded:
-    bias = f"{name} {mode} bias"
-    return Rounded(held[f"{name} {mode}"], held.get(bias))
+    return Rounded(held[f"{name} {mode}"], held.get(f"{name} {mode} bias"), held[f"{name} {mode} steps"])
 
 
 def put(graph: Any, node: Any, rounded: Rounded) -> None:
@@ -241,18 +250,28 @@ def _round(layer: Layer, moments: Moments, whole: bool) -> Rounded:
     """The layer with its weights rounded; `whole`: to one scale."""
     rows = layer.rows
     largest = np.abs(rows).max(axis=2)
-    made = together(rows, np.full_like(largest, largest.max()) if whole else largest, moments.covariance)
+    tops = np.full_like(largest, largest.max()) if whole else few(largest)
+    made = together(rows, tops, moments.covariance)
     bias = layer.bias
     if bias is not None:
         owed = np.einsum("gfi,gi->gf", rows - made, moments.mean)
         bias = (bias + owed.reshape(bias.shape)).astype(np.float32)
-    return Rounded(layer.kernel_of(made), bias)
+    steps = (tops.reshape(-1)[: 1 if whole else None] / LEVELS).astype(np.float32)
+    return Rounded(layer.kernel_of(made), bias, steps)
+
+
+def few(largest: Floats) -> Floats:
+    """Each of the values or up to a twelfth more, so that there are few of them: `OCTAVE` in a factor of two."""
+    top = max(largest.max(), np.finfo(np.float32).tiny)
+    down = np.floor(OCTAVE * np.log2(top / np.where(largest > 0, largest, top)) + 1e-9)
+    chosen: Floats = top * 2.0 ** (-down / OCTAVE)
+    return chosen
 
 
 def together(rows: Floats, largest: Floats, covariance: Floats) -> Floats:
     """Weights as whole multiples of `largest / 127` that change the products with the inputs least.
 
-    Zeros, and the weights that are as large as `largest`, stay what they are. No filter ends with a larger error than
+    Zeros, and weights as large as `largest`, stay what they are. No filter ends with a larger error than
     rounding each of its weights to the nearest would leave.
 
     Args:

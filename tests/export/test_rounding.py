@@ -91,21 +91,36 @@ def test_patches_are_what_the_runtime_lays_the_kernel_on(geometry: dict[str, Any
     assert np.allclose(layer.kernel_of(layer.rows), kernel)
 
 
-def test_the_layers_of_a_network_answer_alike_on_average_and_scales_stay() -> None:
+def test_the_layers_of_a_network_answer_alike_on_average_by_scales_as_wide_as_needed() -> None:
     quantizer = int8.Quantizer(small_core(5, 1, (2, 2, 2, 2)), IMAGES)
     found = quantizer.rounded
     assert sorted(found) == sorted(quantizer.layers)
     for layer in rounding.layers(quantizer.prepared.graph):
         by_channel, whole = found[layer.node.name]
-        axis = tuple(range(1, layer.kernel.ndim)) if layer.node.op_type == "Conv" else 0
-        assert np.allclose(np.abs(by_channel.kernel).max(axis=axis), np.abs(layer.kernel).max(axis=axis))
-        steps = whole.kernel / np.abs(layer.kernel).max() * 127
+        least = np.abs(layer.filters(layer.kernel)).reshape(len(by_channel.steps), -1).max(axis=1) / 127
+        assert (by_channel.steps >= least * (1 - 1e-6)).all() and (by_channel.steps <= least * 2 ** (1 / 8)).all()
+        octaves = 8 * np.log2(by_channel.steps.max() / by_channel.steps)
+        assert np.allclose(octaves, np.round(octaves), atol=1e-4)
+        steps = layer.filters(by_channel.kernel).reshape(len(by_channel.steps), -1) / by_channel.steps[:, None]
+        assert np.allclose(steps, np.round(steps), atol=1e-3) and np.abs(steps).max() <= 127.01
+        assert whole.steps == pytest.approx(np.abs(layer.kernel).max() / 127)
+        steps = whole.kernel / whole.steps
         assert np.allclose(steps, np.round(steps), atol=1e-3) and np.abs(steps).max() == pytest.approx(127)
     session, _ = onnx_graph.exposed(quantizer.prepared)
     feed = {PIXELS: quantizer.pixels(IMAGES)}
     (plain,) = session.run(["c"], feed)
     (rounded,) = onnx_graph.exposed(quantizer._weighted(Choice(rounding="gptq")))[0].run(["c"], feed)
     assert np.abs((rounded - plain).mean(axis=(0, 2, 3))).max() < 0.1 * np.abs(rounded - plain).mean()
+
+
+def test_scales_are_few_and_none_is_too_narrow() -> None:
+    largest = np.exp(np.random.default_rng(0).normal(size=(3, 500)))
+    largest[1, 7] = 0.0  # a filter of zeros
+    chosen = rounding.few(largest)
+    held = largest > 0
+    assert (chosen >= largest * (1 - 1e-9)).all() and (chosen[held] <= largest[held] * 2 ** (1 / 8) * (1 + 1e-9)).all()
+    assert len(np.unique(chosen)) < 80 and np.isfinite(chosen).all() and chosen.max() == largest.max()
+    assert (rounding.few(np.zeros((1, 4))) > 0).all()
 
 
 def test_the_file_holds_the_rounded_weights_and_strays_less() -> None:
@@ -123,6 +138,7 @@ def test_the_file_holds_the_rounded_weights_and_strays_less() -> None:
     held = tensors["w_quantized"] * tensors["w_scale"][:, None, None, None]
     (name,) = (node.name for node in quantizer.prepared.graph.node if node.op_type == "Conv")
     assert np.allclose(held, quantizer.rounded[name][0].kernel, atol=1e-6)
+    assert np.array_equal(tensors["w_scale"], quantizer.rounded[name][0].steps)
 
 
 def test_a_layer_that_stays_float_keeps_its_weights() -> None:
