@@ -122,8 +122,8 @@ class Quantizer:
 
     @property
     def pruned(self) -> bool:
-        """Whether a dense kernel is."""
-        return any(map(compression.pruned, self.dense.values()))
+        """Whether any kernel is."""
+        return any(compression.pruned(layer.kernel) for layer in rounding.layers(self.prepared.graph))
 
     def pixels(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Raw images as the core's pixels."""

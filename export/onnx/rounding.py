@@ -6,8 +6,8 @@ one after another, each after it was moved by what the inputs' covariance says t
 al. 2022, "GPTQ", in the form that Chee et al. 2023, "QuIP", give it: a factor of the covariance does it). The mean of
 the error that is left goes into the bias.
 
-A channel's scale is that of its largest weight, put up to the next of four to the octave below the layer's largest: a
-weight's step is 9% wider in the mean, and a layer has few scales instead of one that nothing compresses for every
+A channel's scale is that of its largest weight, put up to the next of eight to the octave below the layer's largest: a
+weight's step is 4% wider in the mean, and a layer has few scales instead of one that nothing compresses for every
 channel, and so have the biases (of MobileNetV2 with four of five weights pruned they were a seventh of the file after
 gzip). One scale of a whole kernel stays what it is, and so do zeros.
 """
@@ -32,7 +32,7 @@ from export.onnx.graph import PRODUCTS
 IMAGES = 256  # of those that calibrate
 ROWS = 4096  # patches of a layer's input at least, and four for each weight of a filter
 LEVELS = 127
-OCTAVE = 4  # scales by channel in a factor of two
+OCTAVE = 8  # scales by channel in a factor of two
 DAMP = 0.01  # of the mean variance is added to every input's
 MOST_BYTES = 2**28  # of moments held at a time
 
@@ -261,7 +261,7 @@ def _round(layer: Layer, moments: Moments, whole: bool) -> Rounded:
 
 
 def few(largest: Floats) -> Floats:
-    """Each of the values or up to a fifth more, so that there are few of them: `OCTAVE` in a factor of two."""
+    """Each of the values or up to a twelfth more, so that there are few of them: `OCTAVE` in a factor of two."""
     top = max(largest.max(), np.finfo(np.float32).tiny)
     down = np.floor(OCTAVE * np.log2(top / np.where(largest > 0, largest, top)) + 1e-9)
     chosen: Floats = top * 2.0 ** (-down / OCTAVE)

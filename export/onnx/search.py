@@ -115,8 +115,8 @@ def _affordable(request: Conversion, tried: Bench, log: list[dict[str, Any]], be
 def _preferred(log: list[dict[str, Any]], quantizer: Quantizer) -> Choice:
     """The choice that did least damage; in a compressed network, of those that keep what is in its kernels.
 
-    Scales by channel make 16 clusters into 50 to 80 different bytes. Zeros they keep, but the file grows by a seventh,
-    which `WORSE` weighs against the damage.
+    Scales by channel make 16 clusters into 50 to 80 different bytes. Zeros they keep, but the other weights take more
+    bits: the file grows by a seventh, which `WORSE` weighs against the damage.
     """
 
     def damage(choice: Choice) -> float:
@@ -127,8 +127,11 @@ def _preferred(log: list[dict[str, Any]], quantizer: Quantizer) -> Choice:
     tried = {words[_words(step)]: float(step["damage"]) for step in log}
     best = min(tried, key=damage)
     keeping = min(filter(quantizer.keeps, tried), key=damage, default=best)
-    if quantizer.clustered or (quantizer.pruned and damage(keeping) <= WORSE * damage(best)):
+    if quantizer.clustered:
         return keeping
+    if quantizer.pruned:  # the smallest file first
+        by_tensor = min((choice for choice in tried if not choice.per_channel), key=damage, default=best)
+        return next(choice for choice in (by_tensor, keeping, best) if damage(choice) <= WORSE * damage(best))
     return best
 
 

@@ -311,6 +311,36 @@ def test_what_is_in_dense_layers_is_kept_where_it_costs_little(
     assert choice.keeps_dense == kept
 
 
+@pytest.mark.parametrize(
+    ("zeros", "by_tensor", "dense", "chosen"),
+    [
+        (0.0, 1.1, 1.1, (True, False)),  # nothing to keep: the least damage decides
+        (0.4, 1.4, 1.2, (False, True)),  # the smallest file, as long as it is not much worse
+        (0.4, 1.6, 1.2, (True, True)),
+        (0.4, 1.6, 1.6, (True, False)),
+    ],
+)
+def test_a_pruned_network_takes_the_scales_that_compress_best(
+    zeros: float, by_tensor: float, dense: float, chosen: tuple[bool, bool], request_: Conversion
+) -> None:
+    """Also where its convolutions are pruned and its dense layer is not."""
+    core = small_core(3, 1, (1, 1, 1, 1))
+    kernel = graph.initializer(core.model.graph, "w")
+    values = numpy_helper.to_array(kernel).copy()
+    values[RNG.random(values.shape) < zeros] = 0
+    kernel.CopyFrom(numpy_helper.from_array(values, "w"))
+
+    class Weighing(search.Bench):
+        def judge(self, choice: Choice, count: int | None = None) -> calibration.Judgement:
+            damage = 1.0 if not choice.keeps_dense else dense if choice.per_channel else by_tensor
+            return calibration.Judgement(damage, self.parent_top1(), 1.0)
+
+    quantizer = int8.Quantizer(core, IMAGES)
+    assert quantizer.pruned == (zeros > 0)
+    choice, _ = search.calibrate(request_, Weighing(quantizer, IMAGES[:48], np.asarray(request_.validation_labels), 1))
+    assert (choice.per_channel, choice.keeps_dense) == chosen
+
+
 def test_a_clustered_dense_layer_has_as_few_bytes_as_values(request_: Conversion, tmp_path: Path) -> None:
     """By the count that goes into a card: 16 values are 16 bytes, zeros are zeros; by channel they would be more."""
     quantizer = int8.Quantizer(compressed(clusters=16, zeros=0.5), IMAGES)
