@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.judging.compare import Group, Line
 from catalog import Variant
@@ -25,6 +25,9 @@ class Reached:
     change: float  # points of top-1 against the float parent
     factor: float | None  # times as small or as fast; None where none was asked for
     enough: bool
+    chance: bool = field(
+        default=False, compare=False
+    )  # it falls short by accuracy alone, and the 95% interval of the change holds what was asked
 
 
 @dataclass(frozen=True)
@@ -125,10 +128,11 @@ def _judged(
 
 def _reached(line: Line, least_change: float | None, factor: float | None, least_factor: float | None) -> Reached:
     change = line.change_points or 0.0
-    enough = (least_change is None or change >= least_change - 1e-9) and (
-        least_factor is None or (factor or 0.0) >= least_factor
-    )
-    return Reached(line.row.variant.version, change, factor if least_factor is not None else None, enough)
+    fits = least_factor is None or (factor or 0.0) >= least_factor
+    enough = fits and (least_change is None or change >= least_change - 1e-9)
+    span = line.change_span
+    chance = fits and not enough and span is not None and least_change is not None and span[1] >= least_change
+    return Reached(line.row.variant.version, change, factor if least_factor is not None else None, enough, chance)
 
 
 def _shortfall(one: Reached, least_change: float | None, least_factor: float | None) -> float:

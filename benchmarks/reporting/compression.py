@@ -25,7 +25,8 @@ Transforms of the networks, each as float32 and int8 ONNX. *change*: points of t
 trained, with the 95% interval of the two on the same images; *smaller*: against the float32 ONNX file of the network as
 trained, both after gzip; *one by one*: how many times as fast as that file, the median ratio of the quietest turns
 taken side by side; *in batches*: how many times the images/s of the int8 of the network as trained, at batch {batch} or
-the largest below it that both were measured at; –: not measured, or not asked of that network. How to make them:
+the largest below it that both were measured at; *or chance*: it falls short by accuracy alone, and what was asked lies
+within that interval; –: not measured, or not asked of that network. How to make them:
 [Tune a budget](how-to/tune-a-budget.md).
 """
 
@@ -91,7 +92,7 @@ def _asked(goal: goals.Goal, runs: Sequence[Run], model: str, first: bool) -> st
     if found is None:
         return f"| {what} | {model} | – | – | – | – | – |"
     cells = [what, model, found.version, words.points(found.change), words.times(found.factor), str(number)]
-    return f"| {' | '.join([*cells, 'yes' if found.enough else '**no**'])} |"
+    return f"| {' | '.join([*cells, 'yes' if found.enough else '**no**, or chance' if found.chance else '**no**'])} |"
 
 
 def _table(group: Group, model: str) -> list[str]:

@@ -62,7 +62,7 @@ def convert(request: Conversion) -> Converted:
         ValueError: The network does not begin with a cast to float, or an int8 graph that would compute in float.
     """
     from export.onnx import floats as onnx_float
-    from export.onnx import graph, int8
+    from export.onnx import graph, integers
 
     core = graph.core_of(request.keras_path, request.scratch)
     settings, floats = dict(SETTINGS[request.precision]), 0
@@ -78,7 +78,7 @@ def convert(request: Conversion) -> Converted:
     path.write_bytes(model.SerializeToString(deterministic=True))
     optimized = graph.optimized(path)
     if request.precision in ("int8", "mixed"):
-        int8.check_integer(core, optimized, floats)
+        integers.check(core, optimized, floats)
     return Converted(path.name, settings, dict(Counter(n.op_type for n in optimized.graph.node)), search)
 
 

@@ -1,10 +1,4 @@
-"""Rounds the weights of a layer together, so that what the layer answers changes least: GPTQ, for int8.
-
-The nearest integer is best for a weight by itself. A layer adds products up, though, and its inputs go together (two
-neighbouring pixels are nearly the same), so that what one weight loses another can make up for. Weights are rounded
-one after another, each after it was moved by what the inputs' covariance says that the rounded ones owe (Frantar et
-al. 2022, "GPTQ", in the form that Chee et al. 2023, "QuIP", give it: a factor of the covariance does it). The mean of
-the error that is left goes into the bias.
+"""Rounds the weights of a network's layers by GPTQ, for int8; the mean of the error that is left goes into the bias.
 
 A channel's scale is that of its largest weight, put up to the next of eight to the octave below the layer's largest: a
 weight's step is 4% wider in the mean, and a layer has few scales instead of one that nothing compresses for every
@@ -27,16 +21,12 @@ from numpy.typing import NDArray
 from catalog import write_atomic
 from export.onnx import calibration
 from export.onnx import graph as onnx_graph
+from export.onnx.gptq import LEVELS, Floats, few_of, together
 from export.onnx.graph import PRODUCTS
 
 IMAGES = 256  # of those that calibrate
 ROWS = 4096  # patches of a layer's input at least, and four for each weight of a filter
-LEVELS = 127
-OCTAVE = 8  # scales by channel in a factor of two
-DAMP = 0.01  # of the mean variance is added to every input's
 MOST_BYTES = 2**28  # of moments held at a time
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -250,7 +240,7 @@ def _round(layer: Layer, moments: Moments, whole: bool) -> Rounded:
     """The layer with its weights rounded; `whole`: to one scale."""
     rows = layer.rows
     largest = np.abs(rows).max(axis=2)
-    tops = np.full_like(largest, largest.max()) if whole else few(largest)
+    tops = np.full_like(largest, largest.max()) if whole else few_of(largest)
     made = together(rows, tops, moments.covariance)
     bias = layer.bias
     if bias is not None:
@@ -258,55 +248,3 @@ def _round(layer: Layer, moments: Moments, whole: bool) -> Rounded:
         bias = (bias + owed.reshape(bias.shape)).astype(np.float32)
     steps = (tops.reshape(-1)[: 1 if whole else None] / LEVELS).astype(np.float32)
     return Rounded(layer.kernel_of(made), bias, steps)
-
-
-def few(largest: Floats) -> Floats:
-    """Each of the values or up to a twelfth more, so that there are few of them: `OCTAVE` in a factor of two."""
-    top = max(largest.max(), np.finfo(np.float32).tiny)
-    down = np.floor(OCTAVE * np.log2(top / np.where(largest > 0, largest, top)) + 1e-9)
-    chosen: Floats = top * 2.0 ** (-down / OCTAVE)
-    return chosen
-
-
-def together(rows: Floats, largest: Floats, covariance: Floats) -> Floats:
-    """Weights as whole multiples of `largest / 127` that change the products with the inputs least.
-
-    Zeros, and weights as large as `largest`, stay what they are. No filter ends with a larger error than
-    rounding each of its weights to the nearest would leave.
-
-    Args:
-        rows: Weights `[groups, filters, inputs]`.
-        largest: Of what weight each filter can hold `[groups, filters]`.
-        covariance: Of the inputs `[groups, inputs, inputs]`.
-    """
-    steps = np.where(largest > 0, largest, 1.0) / LEVELS
-    nearest = np.round(rows / steps[..., None]) * steps[..., None]
-    order = np.argsort(-np.diagonal(covariance, axis1=1, axis2=2), axis=1, kind="stable")
-    factor = _factor(np.take_along_axis(np.take_along_axis(covariance, order[:, :, None], 1), order[:, None], 2))
-    weights = np.take_along_axis(rows, order[:, None], 2)
-    result, owed = np.empty_like(rows), np.zeros_like(rows.transpose(0, 2, 1))
-    for place in range(rows.shape[2]):
-        weight = weights[:, :, place]
-        debt = (factor[:, None, :place, place] @ owed[:, :place])[:, 0]
-        keep = (weight == 0) | (np.abs(weight) >= largest)
-        made = np.clip(np.round(np.where(keep, weight, weight + debt) / steps), -LEVELS, LEVELS) * steps
-        owed[:, place] = weight - made
-        np.put_along_axis(result, np.broadcast_to(order[:, None, place, None], (*steps.shape, 1)), made[..., None], 2)
-    better = _error(rows - result, covariance) < _error(rows - nearest, covariance)
-    return np.where(better[..., None], result, nearest)
-
-
-def _factor(covariance: Floats) -> Floats:
-    """The unit upper triangular factor U of `U D U.T`, of the covariances with some noise on their inputs."""
-    size = covariance.shape[1]
-    noise = DAMP * np.maximum(np.einsum("gii->g", covariance) / size, 1e-12)
-    noisy = covariance + noise[:, None, None] * np.eye(size)
-    upper = np.linalg.cholesky(noisy[:, ::-1, ::-1])[:, ::-1, ::-1]
-    factor: Floats = upper / np.diagonal(upper, axis1=1, axis2=2)[:, None]
-    return factor
-
-
-def _error(difference: Floats, covariance: Floats) -> Floats:
-    """The mean square by which each filter's product changes `[groups, filters]`."""
-    error: Floats = np.einsum("gfi,gfi->gf", difference @ covariance, difference)
-    return error

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import catalog
 from catalog import KilnError
 from export.formats import Conversion
-from export.onnx import calibration, floats, rounding
+from export.onnx import calibration, floats, gptq
 from export.onnx.calibration import NEAREST, Choice, Judgement, Kept, Ranges
 from export.onnx.int8 import Quantizer
 
@@ -260,7 +260,7 @@ def _key(request: Conversion, tried: Bench) -> dict[str, Any]:
         "calibration": calibration.digest_of(request.calibration),
         "validation": calibration.digest_of(tried.images),
         "learned": sorted(tried.learned.items()),
-        "scales in an octave": rounding.OCTAVE,
+        "scales in an octave": gptq.OCTAVE,
         "onnxruntime": catalog.versions("onnxruntime", "onnxruntime-gpu"),
     }
 

@@ -74,7 +74,7 @@ def widen(graph: Any, core: Core, quantized: str) -> int:
     _rewrite(graph, scales.input[0], lambda weights: lay_out(weights, plan))
     repeated = {*scales.input[1:]} | {*(made[conv.input[2]].input if len(conv.input) > 2 else ())}
     for name in repeated:
-        _rewrite(graph, name, lambda values: np.tile(values, plan.columns) if values.ndim else values)
+        _rewrite(graph, name, lambda values: np.tile(values, plan.columns) if values.size == filters else values)
     _set_attributes(conv, plan)
     _tell_apart(graph, end, filters, plan)
     return plan.group

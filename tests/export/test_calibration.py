@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from catalog import KilnError, WeightCount
 from export import proof
 from export.formats import Conversion, Inside
-from export.onnx import calibration, clusters, floats, graph, int8, search
+from export.onnx import calibration, clusters, floats, graph, int8, integers, search
 from export.onnx import inside as onnx_inside
 from export.onnx.calibration import BINS, CHOICES, Choice, Spread
 from export.onnx.graph import PIXELS, Core
@@ -268,9 +268,9 @@ def test_a_layer_left_in_float_runs_in_float(place: int, tmp_path: Path) -> None
     optimized = graph.optimized(path)
     kinds = [node.op_type for node in optimized.graph.node]
     assert ("QLinearConv" in kinds) == (place == 1)
-    int8.check_integer(core, optimized, floats=1)
+    integers.check(core, optimized, floats=1)
     with pytest.raises(ValueError, match="run in integers"):
-        int8.check_integer(core, optimized)
+        integers.check(core, optimized)
     reference = search.run(floats.finish(core), IMAGES, 1)
     assert calibration.judge(search.run(model, IMAGES, 1), reference, None).damage < 0.01
 
@@ -399,7 +399,7 @@ def test_clustered_convolutions_keep_their_values(clustered_path: Path, request_
     def values(choice: Choice) -> list[int]:
         path = tmp_path / "model.onnx"
         path.write_bytes(quantizer.model(choice).SerializeToString())
-        int8.check_integer(core, graph.optimized(path))
+        integers.check(core, graph.optimized(path))
         first, _, _, last, _ = onnx_inside.inside(path).weights
         return [len(np.unique(first)), len(np.unique(last))]
 

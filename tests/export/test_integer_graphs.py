@@ -20,9 +20,9 @@ from export.formats import Conversion
 from export.formats import onnx as onnx_format
 from export.frozen import load_keras
 from export.onnx import graph as onnx_graph
-from export.onnx import int8, learned, search
+from export.onnx import int8, integers, learned, search
 from export.onnx.calibration import Choice
-from export.onnx.int8 import CONVOLUTION, DENSE
+from export.onnx.integers import CONVOLUTION, DENSE
 from export.transforms import MODEL
 from export.tuning import twin
 from tests.export import residual
@@ -110,7 +110,7 @@ def test_everything_up_to_the_logits_runs_in_integers(model: Any, tmp_path: Path
     assert {"QLinearAdd", "QLinearGlobalAveragePool"} <= set(kinds)
     floats = {"Conv", "Add", "GlobalAveragePool", "ReduceMean", "Clip", "Relu", "MatMul", "Gemm"}
     assert not {*floats, "QuantizeLinear", "DequantizeLinear"} & set(kinds)
-    int8.check_integer(quantizer.core, graph)
+    integers.check(quantizer.core, graph)
 
 
 @pytest.mark.parametrize("kind", ["Add", "GlobalAveragePool"])
@@ -126,8 +126,8 @@ def test_a_float_step_between_integers_is_seen(
     torn.graph.node.insert(place, onnx.helper.make_node("Sigmoid", [node.output[0]], ["torn"]))
     quantize.input[0] = "torn"
     with pytest.raises(ValueError, match=f"{kind} runs in float"):
-        int8.check_integer(quantizer.core, optimized(torn, tmp_path / "torn.onnx"))
-    int8.check_integer(quantizer.core, optimized(torn, tmp_path / "torn.onnx"), floats=1)  # where some may
+        integers.check(quantizer.core, optimized(torn, tmp_path / "torn.onnx"))
+    integers.check(quantizer.core, optimized(torn, tmp_path / "torn.onnx"), floats=1)  # where some may
 
 
 def test_the_answers_are_those_of_the_fake_quantized_network(aware: Path, model: Any) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from catalog import Store, Variant
-from export.onnx import floats, int8, stem
+from export.onnx import floats, int8, integers, stem
 from export.onnx import graph as onnx_graph
 from export.onnx.calibration import Choice
 from export.onnx.graph import OUTPUT, PIXELS, Core
@@ -124,6 +124,23 @@ def test_pixels_side_by_side_change_no_bit(
     np.testing.assert_array_equal(answers(widened, IMAGES), answers(plain, IMAGES))
 
 
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_pixels_side_by_side_leave_a_graph_that_holds_without_optimization(per_channel: bool) -> None:
+    """One scale of all channels stays one: repeated for each column, only a runtime that never reads it takes it."""
+    model = int8.Quantizer(small_core(3, 1, (0, 0, 0, 0)), IMAGES).model(Choice(per_channel=per_channel))
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in sizes:
+            assert sizes[node.input[1]] in (
+                1,
+                *next(t.dims for t in model.graph.initializer if t.name == node.input[0]),
+            )
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert np.abs(session.run(None, {"images": IMAGES})[0] - answers(model, IMAGES)).max() < 0.02
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "mixed"])
 def test_short_names_change_no_bit_and_layers_keep_theirs(precision: str) -> None:
     core = small_core(3, 1, (1, 1, 1, 1))
@@ -163,9 +180,9 @@ def test_scaling_in_the_convolution_is_scaling_of_the_pixels() -> None:
 def test_a_graph_that_computes_in_float_is_no_int8(store: Store) -> None:
     core = small_core(3, 1, (1, 1, 1, 1))
     with pytest.raises(ValueError, match="only 0 of 1 Conv run in integers"):
-        int8.check_integer(core, floats.finish(core))
+        integers.check(core, floats.finish(core))
     path = store.variant_dir(Variant("tiny", "onnx", "int8")) / "model.onnx"
     optimized = onnx_graph.optimized(path)
     wrong = Core(core.model, core.layout, 1 / 128, core.shape)
     with pytest.raises(ValueError, match="the pixels' scale is"):
-        int8.check_integer(wrong, optimized)
+        integers.check(wrong, optimized)

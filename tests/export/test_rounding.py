@@ -17,7 +17,7 @@ from export.formats import litert
 from export.frozen import frozen_of
 from export.litert import candidates
 from export.litert import graph as litert_graph
-from export.onnx import calibration, floats, int8, rounding, search
+from export.onnx import calibration, floats, gptq, int8, rounding, search
 from export.onnx import graph as onnx_graph
 from export.onnx.calibration import Choice
 from export.onnx.graph import PIXELS
@@ -39,7 +39,7 @@ def test_together_errs_less_than_one_by_one_in_every_filter_and_moves_neither_ze
     rows[:, :, 5] = 0
     largest = np.abs(rows).max(axis=2)
     steps = largest[..., None] / 127
-    made, nearest = rounding.together(rows, largest, covariance), np.round(rows / steps) * steps
+    made, nearest = gptq.together(rows, largest, covariance), np.round(rows / steps) * steps
 
     def error(of: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.mean(np.square(inputs @ (of - rows).transpose(0, 2, 1)), axis=1)
@@ -54,9 +54,9 @@ def test_inputs_that_have_nothing_to_do_with_each_other_leave_the_nearest() -> N
     rows = RNG.normal(0, 1, (1, 6, 9))
     largest = np.abs(rows).max(axis=2)
     steps = largest[..., None] / 127
-    made = rounding.together(rows, largest, np.eye(9)[None])
+    made = gptq.together(rows, largest, np.eye(9)[None])
     assert np.allclose(made, np.round(rows / steps) * steps)
-    assert not rounding.together(np.zeros((1, 2, 9)), np.zeros((1, 2)), np.zeros((1, 9, 9))).any()
+    assert not gptq.together(np.zeros((1, 2, 9)), np.zeros((1, 2)), np.zeros((1, 9, 9))).any()
 
 
 GEOMETRIES: list[dict[str, Any]] = [
@@ -99,9 +99,9 @@ def test_the_layers_of_a_network_answer_alike_on_average_by_scales_as_wide_as_ne
         by_channel, whole = found[layer.node.name]
         least = np.abs(layer.filters(layer.kernel)).reshape(len(by_channel.steps), -1).max(axis=1) / 127
         assert (by_channel.steps >= least * (1 - 1e-6)).all() and (
-            by_channel.steps <= least * 2 ** (1 / rounding.OCTAVE)
+            by_channel.steps <= least * 2 ** (1 / gptq.OCTAVE)
         ).all()
-        octaves = rounding.OCTAVE * np.log2(by_channel.steps.max() / by_channel.steps)
+        octaves = gptq.OCTAVE * np.log2(by_channel.steps.max() / by_channel.steps)
         assert np.allclose(octaves, np.round(octaves), atol=1e-4)
         steps = layer.filters(by_channel.kernel).reshape(len(by_channel.steps), -1) / by_channel.steps[:, None]
         assert np.allclose(steps, np.round(steps), atol=1e-3) and np.abs(steps).max() <= 127.01
@@ -118,13 +118,13 @@ def test_the_layers_of_a_network_answer_alike_on_average_by_scales_as_wide_as_ne
 def test_scales_are_few_and_none_is_too_narrow() -> None:
     largest = np.exp(np.random.default_rng(0).normal(size=(3, 500)))
     largest[1, 7] = 0.0  # a filter of zeros
-    chosen = rounding.few(largest)
+    chosen = gptq.few_of(largest)
     held = largest > 0
     assert (chosen >= largest * (1 - 1e-9)).all() and (
-        chosen[held] <= largest[held] * 2 ** (1 / rounding.OCTAVE) * (1 + 1e-9)
+        chosen[held] <= largest[held] * 2 ** (1 / gptq.OCTAVE) * (1 + 1e-9)
     ).all()
-    assert len(np.unique(chosen)) < 10 * rounding.OCTAVE and np.isfinite(chosen).all() and chosen.max() == largest.max()
-    assert (rounding.few(np.zeros((1, 4))) > 0).all()
+    assert len(np.unique(chosen)) < 10 * gptq.OCTAVE and np.isfinite(chosen).all() and chosen.max() == largest.max()
+    assert (gptq.few_of(np.zeros((1, 4))) > 0).all()
 
 
 def test_the_file_holds_the_rounded_weights_and_strays_less() -> None:

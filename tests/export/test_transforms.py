@@ -21,7 +21,7 @@ from export.formats import Conversion
 from export.onnx import graph as onnx_graph
 from export.onnx import int8, learned, search
 from export.onnx.calibration import Choice
-from export.onnx.int8 import CONVOLUTION, DENSE
+from export.onnx.integers import CONVOLUTION, DENSE
 from export.options import Options
 from export.transforms import (
     ITS_OWN,

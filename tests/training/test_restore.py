@@ -33,22 +33,27 @@ def lively(keras: Any, model: Any) -> None:
             layer.set_weights([np.asarray(value, np.float32) for value in values])
 
 
+def exported_and_found(keras: Any, architecture: str, stem: str, precision: str, folder: Path) -> tuple[Any, Any]:
+    """A network as if it were trained, and another that was filled with what an ONNX file of it holds."""
+    recipe = Recipe(stem=stem)
+    keras.utils.set_random_seed(0)
+    trained = network.build(keras, architecture, (32, 32, 3), 10, recipe)
+    lively(keras, trained)
+    network.with_probabilities(keras, trained).save(folder / "model.keras")
+    onnx.convert(Conversion(folder / "model.keras", folder, precision, IMAGES))
+    keras.utils.set_random_seed(1)
+    again = network.build(keras, architecture, (32, 32, 3), 10, recipe)
+    restore.fill(keras, again, folder / "model.onnx", IMAGES)
+    return trained, again
+
+
 @pytest.mark.parametrize(
     ("architecture", "stem"), [("lenet", "default"), ("mobilenetv2", "fast"), ("resnet18", "default")]
 )
 def test_a_network_is_found_again_in_its_graph(architecture: str, stem: str, tmp_path: Path) -> None:
     """Kernels behind Flatten, depthwise ones, those of residual blocks; pixels scaled within the first kernel."""
-    keras, recipe = keras_namespace(), Recipe(stem=stem)
-    keras.utils.set_random_seed(0)
-    trained = network.build(keras, architecture, (32, 32, 3), 10, recipe)
-    lively(keras, trained)
-    saved = network.with_probabilities(keras, trained)
-    saved.save(tmp_path / "model.keras")
-    onnx.convert(Conversion(tmp_path / "model.keras", tmp_path, "fp32", IMAGES))
-
-    keras.utils.set_random_seed(1)
-    again = network.build(keras, architecture, (32, 32, 3), 10, recipe)
-    restore.fill(keras, again, tmp_path / "model.onnx", IMAGES)
+    keras = keras_namespace()
+    trained, again = exported_and_found(keras, architecture, stem, "fp32", tmp_path)
     expected = np.asarray(trained.predict(IMAGES, verbose=0))
     np.testing.assert_allclose(
         np.asarray(again.predict(IMAGES, verbose=0)), expected, atol=1e-3 * np.abs(expected).max()
@@ -67,16 +72,8 @@ def test_a_network_is_found_again_in_its_graph(architecture: str, stem: str, tmp
 @pytest.mark.parametrize(("architecture", "stem"), [("lenet", "default"), ("mobilenetv2", "fast"), ("cnn1", "default")])
 def test_a_network_is_found_again_in_its_integers(architecture: str, stem: str, tmp_path: Path) -> None:
     """Also the first kernel, laid out for pixels side by side: valid, same, at stride 2."""
-    keras, recipe = keras_namespace(), Recipe(stem=stem)
-    keras.utils.set_random_seed(0)
-    trained = network.build(keras, architecture, (32, 32, 3), 10, recipe)
-    saved = network.with_probabilities(keras, trained)
-    saved.save(tmp_path / "model.keras")
-    onnx.convert(Conversion(tmp_path / "model.keras", tmp_path, "int8", IMAGES))
-
-    keras.utils.set_random_seed(1)
-    again = network.build(keras, architecture, (32, 32, 3), 10, recipe)
-    restore.fill(keras, again, tmp_path / "model.onnx", IMAGES)
+    keras = keras_namespace()
+    trained, again = exported_and_found(keras, architecture, stem, "int8", tmp_path)
     for was, found in zip(_folded(keras, trained), _folded(keras, again), strict=True):
         assert np.linalg.norm(found - was) <= 0.05 * np.linalg.norm(was)
 
