@@ -63,25 +63,25 @@ def restore(job: Job, known: Card, variant: VariantCard, path: Path, command: st
     images = batchnorm.sample(data, job.seed)
     fill(keras, model, path, images)
     saved = network.with_probabilities(keras, model, flip=job.recipe.flip_at_test)
-    told = _alike(saved, path, images, exactly=variant.variant.precision == "fp32")
-    if not told:
-        raise KilnError(f"{path} holds another network than {job.architecture}: it answers otherwise")
+    alike, told = _alike(saved, path, images, exactly=variant.variant.precision == "fp32")
+    if not alike:
+        raise KilnError(f"{path} holds another network than {job.architecture}: {told}")
     console.err.print(f"{job.model}: {told}", highlight=False)
     trained = Trained(keras, model, [], known.train_seconds, known.commit)
     notes = f"restored from {variant.variant}, trained as this card says"
     return complete(job, trained, command, known, notes)
 
 
-def _alike(model: Any, path: Path, images: NDArray[np.uint8], exactly: bool) -> str:
-    """How near the answers of a model and a file are, in words; nothing where they are not near enough."""
+def _alike(model: Any, path: Path, images: NDArray[np.uint8], exactly: bool) -> tuple[bool, str]:
+    """Whether the answers of a model and a file are near enough, and how near they are in words."""
     some = images[:COMPARED] if exactly else images
     answers = np.asarray(model.predict(some, batch_size=BATCH, verbose=0))
     theirs = distill.answers_of(path, BATCH)(some, lambda answered: None)
     if exactly:
         apart = float(np.abs(answers - theirs).max())
-        return f"answers as {path.name} to {apart:.1g}" if apart <= ATOL else ""
+        return apart <= ATOL, f"answers as {path.name} to {apart:.1g}"
     share = float(np.mean(answers.argmax(axis=1) == theirs.argmax(axis=1)))
-    return f"{share:.1%} of its answers are those of {path.name}" if share >= ALIKE else ""
+    return share >= ALIKE, f"{share:.1%} of its answers are those of {path.name}"
 
 
 def fill(keras: Any, model: Any, path: Path, images: NDArray[np.uint8]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from benchmarks.judging.compare import Group, Line
 from catalog import Variant
@@ -25,9 +25,7 @@ class Reached:
     change: float  # points of top-1 against the float parent
     factor: float | None  # times as small or as fast; None where none was asked for
     enough: bool
-    chance: bool = field(
-        default=False, compare=False
-    )  # it falls short by accuracy alone, and the 95% interval of the change holds what was asked
+    chance: bool = False  # it falls short by accuracy alone, and the change's 95% interval holds what was asked
 
 
 @dataclass(frozen=True)

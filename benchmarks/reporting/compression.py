@@ -47,9 +47,8 @@ class Run:
     @property
     def told(self) -> str:
         """On what it was measured, and what is to be known of its networks."""
-        found = self.results
-        lines = [f"{publish.setting(found, self.groups)}; {found.created[:10]}, commit {found.commit}."]
-        lines += [f"{model}: {facts.notes}." for model, facts in sorted(found.models.items()) if facts.notes]
+        lines = [publish.dated(self.results, self.groups)]
+        lines += [f"{model}: {facts.notes}." for model, facts in sorted(self.results.models.items()) if facts.notes]
         return " ".join(lines)
 
 

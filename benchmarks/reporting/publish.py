@@ -155,6 +155,11 @@ def setting(results: Results, groups: list[compare.Group]) -> str:
     return f"{run}, {results.threads} threads, one process a variant"
 
 
+def dated(results: Results, groups: list[compare.Group]) -> str:
+    """The same, with the day and the commit, as a sentence."""
+    return f"{setting(results, groups)}; {results.created[:10]}, commit {results.commit}."
+
+
 def _bold() -> str:
     return f"Bold is the fastest servable variant within {compare.BUDGET_POINTS:g} points of its float parent"
 

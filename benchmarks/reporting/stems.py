@@ -27,8 +27,7 @@ what its 95% intervals span.
 def section(results: Results) -> list[str]:
     """The lines in Markdown."""
     groups = compare.groups(results)
-    about = f"{publish.setting(results, groups)}; {results.created[:10]}, commit {results.commit}."
-    lines = [*HEAD.split("\n"), about, ""]
+    lines = [*HEAD.split("\n"), publish.dated(results, groups), ""]
     for caution in prose.warnings(results):
         lines += [f"> {caution}", ""]
     lines += ["| network | fp32, p50 ms | int8, p50 ms | one by one | asked | reached |"]

@@ -51,7 +51,9 @@ def test_a_goal_is_reached_by_accuracy_and_size_together(golden: Results) -> Non
 
 @pytest.mark.parametrize(("model", "change", "enough"), [("lenet", -0.12, True), ("mobilenetv2", -0.38, False)])
 def test_int8_after_training_may_lose_a_little(golden: Results, model: str, change: float, enough: bool) -> None:
-    assert reached(AFTER_TRAINING, golden, model) == goals.Reached("onnx-int8", near(change), None, enough)
+    """What loses more may have done so by chance: the interval of the change holds what was allowed."""
+    chance = not enough
+    assert reached(AFTER_TRAINING, golden, model) == goals.Reached("onnx-int8", near(change), None, enough, chance)
 
 
 def test_int8_that_was_trained_as_such_may_lose_nothing(golden: Results) -> None:
@@ -108,6 +110,7 @@ def test_the_page_tells_every_goal_of_every_model(golden: Results, tmp_path: Pat
     assert "| simcnn | prune80-onnx-fp32 | −0.41 | 3.47× | 1 | yes |" in text
     assert "| mobilenetv2 | prune80-onnx-int8 | −1.31 | 8.95× | 1 | **no** |" in text
     assert "| lenet | – | – | – | – | – |" in text
+    assert "| mobilenetv2 | onnx-int8 | −0.38 | – | 1 | **no**, or chance |" in text
     assert "| prune80 int8 | 88.81 | −1.31 " in text
 
 
