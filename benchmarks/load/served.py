@@ -42,10 +42,7 @@ class Server:
 
     def workers(self) -> list[int]:
         """Process ids of the workers that live, or of the server itself where it has none."""
-        import psutil
-
-        children = psutil.Process(self.process.pid).children()
-        return sorted(c.pid for c in children if c.status() != psutil.STATUS_ZOMBIE) or [self.process.pid]
+        return living_children(self.process.pid) or [self.process.pid]
 
     def cpu_s(self) -> float:
         """Processor seconds that its processes have used."""
@@ -62,6 +59,18 @@ class Server:
         """Lines of its log that are JSON and whose message holds a word."""
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith('{"time"')]
         return [line for line in lines if word in str(line["message"])]
+
+
+def living_children(pid: int) -> list[int]:
+    """Process ids of a process's children that live, sorted; one may end while it is asked."""
+    import psutil
+
+    living = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                living.append(child.pid)
+    return sorted(living)
 
 
 def tree(pid: int) -> list[Any]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import json
+import os
+import subprocess
+import sys
 import time
 from array import array
 from collections import Counter
@@ -229,3 +233,13 @@ def test_a_report_of_another_version_is_named(tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(KilnError, match=r"load\.json .* run: make load"):
             page.write([file])
+
+
+def test_a_worker_that_ends_while_it_is_asked_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = functools.partial(subprocess.Popen, [sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with waits() as ends, waits() as lives:
+        listed = [psutil.Process(ends.pid), psutil.Process(lives.pid)]
+        ends.communicate(b"\n")
+        monkeypatch.setattr(psutil.Process, "children", lambda self: listed)
+        assert load.served.living_children(os.getpid()) == [lives.pid]
+        lives.communicate(b"\n")

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
+from benchmarks.load import served
 from serving.operations import supervisor
 from tests.serving import processes, stores
 from tests.serving.pictures import plain
@@ -51,8 +52,7 @@ def events(running: Running, word: str) -> list[dict[str, object]]:
 
 
 def workers(running: Running) -> list[int]:
-    children = psutil.Process(running.process.pid).children()
-    return sorted(child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE)
+    return served.living_children(running.process.pid)
 
 
 def wait_for(what, within_s: float) -> float:
