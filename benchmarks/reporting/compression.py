@@ -23,10 +23,11 @@ HEAD = """# What compression reaches
 <!-- written by `make compression`; do not edit -->
 Transforms of the networks, each as float32 and int8 ONNX. *change*: points of top-1 against the network as it was
 trained, with the 95% interval of the two on the same images; *smaller*: against the float32 ONNX file of the network as
-trained, both after gzip; *one by one*: how many times as fast as that file, the median ratio of the quietest turns
-taken side by side; *in batches*: how many times the images/s of the int8 of the network as trained, at batch {batch} or
-the largest below it that both were measured at; *or chance*: it falls short by accuracy alone, and what was asked lies
-within that interval; –: not measured, or not asked of that network. How to make them:
+trained or after `quantize_aware`, the larger one, both after gzip (a network restored from int8 has weights that gzip
+packs to half, until it is trained on); *one by one*: how many times as fast as float32 ONNX of the network as trained,
+the median ratio of the quietest turns taken side by side; *in batches*: how many times the images/s of its int8, at
+batch {batch} or the largest below it that both were measured at; *or chance*: it falls short by accuracy alone, and
+what was asked lies within that interval; –: not measured, or not asked of that network. How to make them:
 [Tune a budget](how-to/tune-a-budget.md).
 """
 
@@ -106,7 +107,7 @@ def _table(group: Group, model: str) -> list[str]:
 def _figures(line: Line, lines: dict[tuple[str, str], Line]) -> list[str]:
     row, batches = line.row, goals.faster_in_batches(line, lines.get(("", "int8")))
     span = f" ({words.span(*line.change_span, words.points)})" if line.change_span and line.change_points else ""
-    smaller = goals.smaller(line, lines.get(("", "fp32")))
+    smaller = goals.smaller(line, goals.dense(lines))
     return [
         words.percent(row.accuracy.top1 if row.accuracy else None),
         words.points(line.change_points) + span,

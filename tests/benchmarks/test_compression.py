@@ -49,6 +49,19 @@ def test_a_goal_is_reached_by_accuracy_and_size_together(golden: Results) -> Non
     assert small == goals.Reached("prune80-onnx-int8", near(-1.31), near(8420 / 941), False)
 
 
+def test_sizes_are_held_against_a_float_file_that_has_every_weight(golden: Results) -> None:
+    """A network restored from int8 has a float32 file that gzip packs to half: it must not hide what pruning saves."""
+    plain = Variant("simcnn", "onnx", "fp32")
+    full = next(row for row in golden.rows if row.variant == plain)
+    rows = [dataclasses.replace(row, gzip_bytes=200_000) if row is full else row for row in golden.rows]
+    restored = dataclasses.replace(golden, rows=rows)
+    alone = reached(PRUNED, restored, "simcnn")
+    assert alone and alone.factor == near(200 / 131) and not alone.enough
+    aware = dataclasses.replace(plain, transform="quantize_aware")
+    found = reached(PRUNED, with_variant(restored, aware, plain, gzip_bytes=455_000), "simcnn")
+    assert found and found.factor == near(455 / 131) and found.enough
+
+
 @pytest.mark.parametrize(("model", "change", "enough"), [("lenet", -0.12, True), ("mobilenetv2", -0.38, False)])
 def test_int8_after_training_may_lose_a_little(golden: Results, model: str, change: float, enough: bool) -> None:
     """What loses more may have done so by chance: the interval of the change holds what was allowed."""
