@@ -92,7 +92,7 @@ def _asked(goal: goals.Goal, runs: Sequence[Run], model: str, first: bool) -> st
     if found is None:
         return f"| {what} | {model} | – | – | – | – | – |"
     cells = [what, model, found.version, words.points(found.change), words.times(found.factor), str(number)]
-    return f"| {' | '.join([*cells, 'yes' if found.enough else '**no**, or chance' if found.chance else '**no**'])} |"
+    return f"| {' | '.join([*cells, words.reached(found.enough, found.chance)])} |"
 
 
 def _table(group: Group, model: str) -> list[str]:

@@ -53,6 +53,11 @@ def times(ratio: float | None) -> str:
     ) + "\N{MULTIPLICATION SIGN}"
 
 
+def reached(enough: bool, chance: bool) -> str:
+    """Whether a goal is reached; `chance` where what was asked lies within the interval of what was measured."""
+    return "yes" if enough else "**no**, or chance" if chance else "**no**"
+
+
 def about(value: float | None) -> str:
     """A measured number with the two digits that a second run would find again: `0.057`, `29,000`."""
     return digits(value, 2)
