@@ -236,10 +236,10 @@ def test_a_report_of_another_version_is_named(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_ends_while_it_is_asked_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = functools.partial(subprocess.Popen, [sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    waits = functools.partial(subprocess.Popen, [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
     with waits() as ends, waits() as lives:
         listed = [psutil.Process(ends.pid), psutil.Process(lives.pid)]
-        ends.communicate(b"\n")
+        ends.communicate("\n")
         monkeypatch.setattr(psutil.Process, "children", lambda self: listed)
         assert load.served.living_children(os.getpid()) == [lives.pid]
-        lives.communicate(b"\n")
+        lives.communicate("\n")
