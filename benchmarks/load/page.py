@@ -12,7 +12,7 @@ import typer
 
 import catalog
 import console
-from benchmarks.load import Row
+from benchmarks.load.plan import Row
 from benchmarks.peers import serving, standings, summary
 from catalog import ROOT, KilnError
 

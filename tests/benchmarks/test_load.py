@@ -22,8 +22,9 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks import load
-from benchmarks.load import held, page, wire
+from benchmarks.load import held, page, rows, served, wire
+from benchmarks.load.plan import Plan, Row
+from benchmarks.load.rows import overload, process
 from catalog import KilnError, Store
 from serving.models import repository
 from serving.settings import Settings
@@ -119,13 +120,13 @@ def test_a_connection_that_ends_is_no_answer() -> None:
 def test_a_row_that_cannot_be_measured_says_why(
     error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fails(plan: load.Plan) -> load.Row:
+    def fails(plan: Plan) -> Row:
         raise error
 
-    plan = load.Plan(Store(tmp_path), 1.0, 1, 1, "lenet", "simcnn")
-    kept = load.Row("kept", 1.0, "", "", True, {})
-    monkeypatch.setattr(load, "ROWS", {"memory": fails, "kept": lambda plan: kept})
-    row, other = load.measure(plan, ["memory", "kept"])
+    plan = Plan(Store(tmp_path), 1.0, 1, 1, "lenet", "simcnn")
+    kept = Row("kept", 1.0, "", "", True, {})
+    monkeypatch.setattr(rows, "ROWS", {"memory": fails, "kept": lambda plan: kept})
+    row, other = rows.measure(plan, ["memory", "kept"])
     assert row.met is None and row.detail["reason"] == str(error) and other == kept
 
 
@@ -138,7 +139,7 @@ def test_what_was_refused_or_lost_is_no_load_held() -> None:
     for wrong in (wire.Seen(statuses=Counter({200: 9, 429: 1})), wire.Seen(lost=1, statuses=Counter({200: 9}))):
         with pytest.raises(KilnError, match=r"modelkiln answered .*200.* and lost [01] requests"):
             held.answered(Server(), wrong)  # type: ignore[arg-type]
-    assert load.broken(Counter({200: 5, 429: 4, 500: 3, 502: 2, 503: 9})) == 5
+    assert overload.broken(Counter({200: 5, 429: 4, 500: 3, 502: 2, 503: 9})) == 5
 
 
 class Server:
@@ -166,7 +167,7 @@ def _seen(good: int, refused: int = 0, cpu_s: float = 0.0) -> wire.Seen:
 
 def test_goodput_is_of_the_most_that_the_open_loop_came_to() -> None:
     near = {0.8: _seen(80), 1.0: _seen(100), 1.2: _seen(90, 30)}
-    told = load._overloaded(_seen(120, cpu_s=0.12), near, _seen(95, 200, cpu_s=0.105))
+    told = overload._overloaded(_seen(120, cpu_s=0.12), near, _seen(95, 200, cpu_s=0.105))
     assert told["peak_per_s"] == 100 and told["goodput"] == 0.95 and told["p99_ratio"] == 1
     assert told["cpu_us_per_answer"] == pytest.approx(1000) and told["cpu_us_per_refusal"] == pytest.approx(50)
     assert [one["offered_per_s"] for one in told["near_capacity"]] == [80, 100, 120]
@@ -179,11 +180,11 @@ def test_a_row_of_an_overload_is_made_of_its_rounds(monkeypatch: pytest.MonkeyPa
         asked.append(rate)
         return _seen(round(min(rate, 100)), round(max(0, rate - 100)))
 
-    monkeypatch.setattr(load.Plan, "service", lambda plan: nullcontext(Server()))
-    monkeypatch.setattr(load, "hold", lambda *_: _seen(100, cpu_s=0.1))
-    monkeypatch.setattr(load, "offer", offer)
+    monkeypatch.setattr(Plan, "service", lambda plan: nullcontext(Server()))
+    monkeypatch.setattr(overload, "hold", lambda *_: _seen(100, cpu_s=0.1))
+    monkeypatch.setattr(overload, "offer", offer)
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    rows = load.overload(load.Plan(Store(tmp_path), 1.0, 2, 1, "lenet", "simcnn"))
+    rows = overload.overload(Plan(Store(tmp_path), 1.0, 2, 1, "lenet", "simcnn"))
     assert asked == pytest.approx([80, 90, 100, 110, 120, 300] * 2)
     assert [row.met for row in rows] == [True] * 4 and rows[1].value == 1
 
@@ -192,7 +193,7 @@ def test_a_start_is_one_with_four_models(monkeypatch: pytest.MonkeyPatch, tmp_pa
     started: list[tuple[list[str], dict[str, str]]] = []
 
     @contextmanager
-    def service(plan: load.Plan, **settings: str) -> Iterator[Any]:
+    def service(plan: Plan, **settings: str) -> Iterator[Any]:
         served = repository.load(Settings(store=plan.store.root, zoo=Path(settings["zoo"])))
         started.append((list(served.models), settings))
         yield SimpleNamespace(ready_s=2.0)
@@ -200,17 +201,17 @@ def test_a_start_is_one_with_four_models(monkeypatch: pytest.MonkeyPatch, tmp_pa
     for name in ("a", "b", "c"):
         card = stores.write_model(tmp_path, name)
         stores.write_variant(tmp_path, card, stores.network(32, 32, np.eye(3)))
-    plan = load.Plan(Store(tmp_path), 1.0, 2, 1, "a", "a")
-    monkeypatch.setattr(load.Plan, "service", service)
-    monkeypatch.setattr(load.Plan, "file", lambda plan, model: tmp_path)
-    monkeypatch.setattr(load.served, "bentoml", lambda *_, **__: nullcontext(SimpleNamespace(ready_s=1.0)))
-    row = load.start(plan)
+    plan = Plan(Store(tmp_path), 1.0, 2, 1, "a", "a")
+    monkeypatch.setattr(Plan, "service", service)
+    monkeypatch.setattr(Plan, "file", lambda plan, model: tmp_path)
+    monkeypatch.setattr(served, "bentoml", lambda *_, **__: nullcontext(SimpleNamespace(ready_s=1.0)))
+    row = process.start(plan)
     assert row.met and row.value == 2.0 and row.detail["plain_bentoml_s"] == 1.0
     assert [models for models, _ in started] == [["a", "a-3", "b", "c"]] * 2
     assert not Path(started[0][1]["zoo"]).exists()  # nor is there anything else
 
 
-def _run(*rows: load.Row) -> dict[str, Any]:
+def _run(*rows: Row) -> dict[str, Any]:
     machine = {"cpu": "a processor", "logical_cores": 2}
     plan = {"seconds": 5.0, "rounds": 3}
     told = {"created": "2026-01-01T00:00:00Z", "commit": "0123456789ab", "plan": plan, "machine": machine}
@@ -218,8 +219,8 @@ def _run(*rows: load.Row) -> dict[str, Any]:
 
 
 def test_a_page_tells_the_last_of_each_row_and_what_was_missed(tmp_path: Path) -> None:
-    first = _run(load.Row("start", 3.0, "s", "<= 4", True, {}), load.Row("tail", 1.5, "x", "<= 2", True, {}))
-    second = _run(load.Row("tail", 2.5, "x", "<= 2", False, {}, "5 and 2 ms"))
+    first = _run(Row("start", 3.0, "s", "<= 4", True, {}), Row("tail", 1.5, "x", "<= 2", True, {}))
+    second = _run(Row("tail", 2.5, "x", "<= 2", False, {}, "5 and 2 ms"))
     lines = page.page([first, second]).splitlines()
     assert "| start | ≤ 4 | 3 s | met |  | 1 |" in lines
     assert "| tail | ≤ 2 | 2.5 x | **MISSED** | 5 and 2 ms | 2 |" in lines
@@ -241,5 +242,5 @@ def test_a_worker_that_ends_while_it_is_asked_does_not_count(monkeypatch: pytest
         listed = [psutil.Process(ends.pid), psutil.Process(lives.pid)]
         ends.communicate("\n")
         monkeypatch.setattr(psutil.Process, "children", lambda self: listed)
-        assert load.served.living_children(os.getpid()) == [lives.pid]
+        assert served.living_children(os.getpid()) == [lives.pid]
         lives.communicate("\n")

@@ -6,7 +6,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks import load
 from benchmarks.load import contents, held, wire
 from catalog import ROOT, Store
 from tests.serving import processes
@@ -42,7 +41,7 @@ def test_requests_at_once_for_a_network_of_a_millisecond_share_batches(tmp_path:
     settings = {"MODELKILN_STORE": str(tmp_path / "nothing"), "MODELKILN_ZOO": str(ZOO.root), "MODELKILN_THREADS": "1"}
     with processes.serving(tmp_path, settings=settings) as server:
         port = httpx.URL(server.url).port or 0
-        seen = held.run(wire.closed(port, [contents.v2("mobilenetv2", "onnx-int8", load.noise(1))], 32, 1.5))
+        seen = held.run(wire.closed(port, [contents.v2("mobilenetv2", "onnx-int8", contents.noise(1))], 32, 1.5))
         assert set(seen.statuses) == {200} and not seen.lost
         told = httpx.get(f"{server.url}/metrics", timeout=30).text
         figures = dict(re.findall(r'modelkiln_batch_images_(sum|count)\{model="mobilenetv2"[^}]*\} ([\d.]+)', told))
