@@ -273,6 +273,7 @@ class Detail:
     robust_top1: dict[str, list[float]] = field(default_factory=dict)  # percent, by corruption, severities ascending
     robust_errors: dict[str, float] = field(default_factory=dict)  # points, by corruption and of `all`, see above
     robust_holm: float | None = None  # two-sided p of the change on all corrupted images, after Holm's correction
+    command: str = ""  # of its card, which makes the file again
     reused: bool = False  # predictions of the same file on the same images, kept from its export or an earlier run
     work: Work | None = None
     tax: Tax | None = None

@@ -240,7 +240,7 @@ class Run:
             labels, parent = splits.labels(model), self.store.card(model)
             detail = pairs.described(detail, trying.told, labels, len(parent.dataset.classes), splits.subset(model))
             counted = work.of(self.store, card, parent.macs, parent.parameters)
-            details[name] = dataclasses.replace(detail, reused=trying.reused, work=counted)
+            details[name] = dataclasses.replace(detail, command=card.command, reused=trying.reused, work=counted)
             told[name] = trying.told
             rows.append(dataclasses.replace(row, accuracy=pairs.accuracy(trying.told, labels)))
         return rows, pairs.paired(

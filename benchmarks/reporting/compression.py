@@ -27,8 +27,8 @@ trained or after `quantize_aware`, the larger one, both after gzip (a network re
 packs to half, until it is trained on); *one by one*: how many times as fast as float32 ONNX of the network as trained,
 the median ratio of the quietest turns taken side by side; *in batches*: how many times the images/s of its int8, at
 batch {batch} or the largest below it that both were measured at; *or chance*: it falls short by accuracy alone, and
-what was asked lies within that interval; –: not measured, or not asked of that network. How to make them:
-[Tune a budget](how-to/tune-a-budget.md).
+what was asked lies within that interval; –: not measured, or not asked of that network. The commands under a table make
+its transforms in int8 again; more of them in [Tune a budget](how-to/tune-a-budget.md).
 """
 
 
@@ -75,6 +75,7 @@ def page(results: Sequence[Results], of_stems: Sequence[Results] = ()) -> str:
         lines += ["", f"## {model}"]
         for run, group in _of(runs, model):
             lines += ["", *([f"Run {run.number}:", ""] if len(runs) > 1 else []), *_table(group, model)]
+            lines += _made(group, model)
     lines += ["", *stems.section(of_stems[-1])] if of_stems else []
     return "\n".join(lines) + "\n"
 
@@ -102,6 +103,14 @@ def _table(group: Group, model: str) -> list[str]:
     for _, line in sorted(lines.items(), key=lambda pair: (pair[0][1], pair[0][0])):
         rows.append([goals.version(line.row.variant), *_figures(line, lines)])
     return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _made(group: Group, model: str) -> list[str]:
+    """What makes each transform's int8 again, as the cards have it; older runs do not say."""
+    lines = goals.of_model(group, model)
+    transformed = [line for (transform, precision), line in sorted(lines.items()) if transform and precision == "int8"]
+    made = [line.detail.command for line in transformed if line.detail and line.detail.command]
+    return ["", "<!-- not run: takes minutes to an hour -->", "```bash", *made, "```"] if made else []
 
 
 def _figures(line: Line, lines: dict[tuple[str, str], Line]) -> list[str]:

@@ -130,7 +130,7 @@ def write_variant(
         seconds=0.0,
         versions={},
         commit="unknown",
-        command="",
+        command=f"python -m export {variant.model} --formats {variant.format} --precisions {variant.precision}",
         created=catalog.now(),
         files={},
     )

@@ -85,6 +85,7 @@ def test_a_measured_row_is_whole(results: Results, version: str, digits: Any) ->
     assert detail.robust_images == 100 and not detail.reused
     assert 0 < detail.overhead_us / 1000 < row.p50_ms
     assert detail.rss_before_bytes <= row.peak_rss_bytes
+    assert detail.command == f"python -m export tiny --formats onnx --precisions {row.variant.precision}"
 
 
 def test_accuracy_is_that_of_the_model(results: Results, tiny_store: Store, digits: Any) -> None:

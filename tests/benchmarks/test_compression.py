@@ -127,6 +127,15 @@ def test_the_page_tells_every_goal_of_every_model(golden: Results, tmp_path: Pat
     assert "| prune80 int8 | 88.81 | −1.31 " in text
 
 
+def test_the_page_tells_what_makes_a_transform_again(golden: Results) -> None:
+    pruned = str(Variant("mobilenetv2", "onnx", "int8", "prune80"))
+    assert "```bash" not in compression.page([golden])  # an older run, which does not say
+    command = "python -m export mobilenetv2 --transforms prune80 --formats onnx --precisions int8 --finetune-epochs 7"
+    detail = dataclasses.replace(golden.details[pruned], command=command)
+    text = compression.page([dataclasses.replace(golden, details=golden.details | {pruned: detail})])
+    assert f"```bash\n{command}\n```" in text.partition("\n## mobilenetv2")[2].partition("\n## ")[0]
+
+
 def test_of_several_runs_the_newest_that_measured_a_goal_counts(golden: Results, tmp_path: Path) -> None:
     plain, halved = Variant("simcnn", "onnx", "int8"), Variant("simcnn", "onnx", "int8", "channels50")
     facts = {name: facts for name, facts in golden.models.items() if name == "simcnn"}
