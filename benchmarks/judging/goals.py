@@ -36,11 +36,22 @@ class Goal:
     of: Callable[[Group, str], Reached | None]
 
 
-def smaller(line: Line, reference: Line | None) -> float | None:
-    """How many times as small as the reference after gzip."""
+def smaller(line: Line, lines: dict[tuple[str, str], Line]) -> float | None:
+    """How many times as small after gzip as the float32 file with every weight, of a model's `lines`."""
+    reference = _dense(lines)
     if reference is None or not reference.row.gzip_bytes or not line.row.gzip_bytes:
         return None
     return reference.row.gzip_bytes / line.row.gzip_bytes
+
+
+def _dense(lines: dict[tuple[str, str], Line]) -> Line | None:
+    """Of a network that was restored from int8 that is not the plain file, whose weights lie on a grid.
+
+    gzip packs them to half: `quantize_aware` takes them off it and removes none. Of any other network the two differ
+    by under 1%.
+    """
+    files = [lines.get((transform, "fp32")) for transform in ("", "quantize_aware")]
+    return max(filter(None, files), key=lambda line: line.row.gzip_bytes or 0, default=None)
 
 
 def faster_in_batches(line: Line, reference: Line | None) -> tuple[float, int] | None:
@@ -78,13 +89,13 @@ def _aware(group: Group, model: str) -> Reached | None:
 
 def _pruned(group: Group, model: str) -> Reached | None:
     lines = of_model(group, model)
-    return _judged([lines.get(("prune80", "fp32"))], -PRUNED_DROP, _smaller(lines), PRUNED_SMALLER)
+    return _judged([lines.get(("prune80", "fp32"))], -PRUNED_DROP, lambda line: smaller(line, lines), PRUNED_SMALLER)
 
 
 def _small(group: Group, model: str) -> Reached | None:
     lines = of_model(group, model)
     chains = [line for (transform, precision), line in lines.items() if precision == "int8" and "prune80" in transform]
-    return _judged(chains, -SMALL_DROP, _smaller(lines), SMALL_SMALLER)
+    return _judged(chains, -SMALL_DROP, lambda line: smaller(line, lines), SMALL_SMALLER)
 
 
 def _channels(group: Group, model: str) -> Reached | None:
@@ -104,20 +115,6 @@ def _one_by_one(group: Group, model: str) -> Reached | None:
         return None  # nothing is asked of it
     line = of_model(group, model).get(("", "int8"))
     return _judged([line], None, lambda one: one.speed_up, INT8_FASTER[model])
-
-
-def dense(lines: dict[tuple[str, str], Line]) -> Line | None:
-    """The float32 file with every weight, which sizes are held against.
-
-    Of a network that was restored from int8 that is not the plain one, whose weights lie on a grid that gzip packs
-    to half: `quantize_aware` takes them off it and removes none. Of any other network the two differ by under 1%.
-    """
-    files = [lines.get((transform, "fp32")) for transform in ("", "quantize_aware")]
-    return max(filter(None, files), key=lambda line: line.row.gzip_bytes or 0, default=None)
-
-
-def _smaller(lines: dict[tuple[str, str], Line]) -> Callable[[Line], float | None]:
-    return lambda line: smaller(line, dense(lines))
 
 
 def _judged(

@@ -61,9 +61,7 @@ def page(results: Sequence[Results], of_stems: Sequence[Results] = ()) -> str:
     runs = [Run(number, one, compare.groups(one)) for number, one in enumerate(results, 1)]
     lines = [HEAD.format(batch=goals.BATCH)]
     for run in runs:
-        lines += [f"Run {run.number}: {run.told}" if len(runs) > 1 else run.told, ""]
-        for caution in prose.warnings(run.results):
-            lines += [f"> {caution}", ""]
+        lines += [f"Run {run.number}: {run.told}" if len(runs) > 1 else run.told, "", *prose.quoted(run.results)]
     lines += ["## What was asked", ""]
     lines += [f"Of each the newest run that measured it, of {len(runs)}.", ""] if len(runs) > 1 else []
     lines += ["| goal | model | best variant | change | times | run | reached |"]
@@ -116,13 +114,12 @@ def _made(group: Group, model: str) -> list[str]:
 def _figures(line: Line, lines: dict[tuple[str, str], Line]) -> list[str]:
     row, batches = line.row, goals.faster_in_batches(line, lines.get(("", "int8")))
     span = f" ({words.span(*line.change_span, words.points)})" if line.change_span and line.change_points else ""
-    smaller = goals.smaller(line, goals.dense(lines))
     return [
         words.percent(row.accuracy.top1 if row.accuracy else None),
         words.points(line.change_points) + span,
         words.kilobytes(row.size_bytes),
         words.kilobytes(row.gzip_bytes),
-        words.times(smaller),
+        words.times(goals.smaller(line, lines)),
         words.about_times(line.speed_up),
         words.about_times(batches[0]) if batches else words.NONE,
     ]

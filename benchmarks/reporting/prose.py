@@ -127,6 +127,11 @@ def warnings(results: Results) -> list[str]:
     return [long for _, long in _warnings(results)]
 
 
+def quoted(results: Results) -> list[str]:
+    """The same as lines of Markdown, a quotation each."""
+    return [line for warning in warnings(results) for line in (f"> {warning}", "")]
+
+
 def warning(results: Results) -> str:
     """The same in one short sentence, to stand above a published table; "" where there is nothing to warn of."""
     found = [short for short, _ in _warnings(results)]

@@ -27,9 +27,7 @@ what its 95% intervals span; *or chance*: they hold what was asked.
 def section(results: Results) -> list[str]:
     """The lines in Markdown."""
     groups = compare.groups(results)
-    lines = [*HEAD.split("\n"), publish.dated(results, groups), ""]
-    for caution in prose.warnings(results):
-        lines += [f"> {caution}", ""]
+    lines = [*HEAD.split("\n"), publish.dated(results, groups), "", *prose.quoted(results)]
     lines += ["| network | fp32, p50 ms | int8, p50 ms | one by one | asked | reached |"]
     lines += ["| --- | --: | --: | --: | --: | --- |"]
     for group in groups:
